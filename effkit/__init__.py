@@ -1,0 +1,85 @@
+"""effkit: distill, quantize and profile language models live, and see what each choice costs and keeps.
+
+    import effkit as ek
+
+    base = ek.load("smollm2-135m")
+    small = ek.quantize(base, method="rtn", bits=4)
+    record = ek.measure(small, base=base)
+
+Names are imported when first used, so that `import effkit` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Checkpoint": "spec.record",
+    "Cost": "spec.record",
+    "Distill": "spec.recipe",
+    "EffkitError": "spec.errors",
+    "Estimate": "spec.intervals",
+    "Frontier": "spec.frontier",
+    "Model": "models.model",
+    "Plan": "spec.plan",
+    "Profile": "spec.record",
+    "Progress": "spec.progress",
+    "Prune": "spec.recipe",
+    "Quality": "spec.record",
+    "Quantize": "spec.recipe",
+    "Recipe": "spec.recipe",
+    "Record": "spec.record",
+    "Run": "lab.run",
+    "Store": "lab.store",
+    "attach": "lab.run",
+    "device": "hardware.device",
+    "devices": "hardware.device",
+    "distill": "compress.distillation.distilling",
+    "evaluate": "measure.fidelity",
+    "load": "models.loading",
+    "measure": "lab.measuring",
+    "plan": "compress.planning",
+    "profile": "measure.latency",
+    "prune": "compress.distillation.students",
+    "quantize": "compress.quantization.quantizing",
+    "start": "lab.run",
+}
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .compress.distillation.distilling import distill
+    from .compress.distillation.students import prune
+    from .compress.planning import plan
+    from .compress.quantization.quantizing import quantize
+    from .hardware.device import device, devices
+    from .lab.measuring import measure
+    from .lab.run import Run, attach, start
+    from .lab.store import Store
+    from .measure.fidelity import evaluate
+    from .measure.latency import profile
+    from .models.loading import load
+    from .models.model import Model
+    from .spec.errors import EffkitError
+    from .spec.frontier import Frontier
+    from .spec.intervals import Estimate
+    from .spec.plan import Plan
+    from .spec.progress import Progress
+    from .spec.recipe import Distill, Prune, Quantize, Recipe
+    from .spec.record import Checkpoint, Cost, Profile, Quality, Record
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'effkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"effkit.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""What was asked and what was found: nouns, frozen and validated. Imports no torch."""

@@ -1,0 +1,109 @@
+"""Writing so that a crash, a full disk or a second process never leaves half a file.
+
+Everything goes to a temporary sibling first and is renamed at the end (POSIX rename is atomic).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import CannotWrite, bytes_text
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path, needs: int = 0) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it is removed.
+
+    `needs` (bytes) is compared with the free space first. Raises CannotWrite: no space, read-only, not a folder.
+    """
+    path = Path(path)
+    with writing(path, needs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            _sync(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, needs: int = 0) -> Iterator[Path]:
+    """Like `atomic_file` for a whole folder. An existing folder at `path` is replaced only at the end."""
+    path = Path(path)
+    with writing(path, needs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        try:
+            yield part
+            part.chmod(0o755)
+            for file in part.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            if path.exists():
+                old = part.with_suffix(".old")
+                path.rename(old)
+                try:
+                    part.rename(path)
+                except OSError:
+                    old.rename(path)
+                    raise
+                shutil.rmtree(old)
+            else:
+                part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_file(path, needs=len(text)) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(path: Path, needs: int = 0) -> Iterator[None]:
+    """Turn the system's errors about `path` into CannotWrite, which says what to do."""
+    try:
+        if needs and (free := free_bytes(path)) < needs:
+            raise CannotWrite(
+                f"Cannot write {path}: it needs {bytes_text(needs)} and {bytes_text(free)} are free. "
+                "Free some space or choose another folder."
+            )
+        yield
+    except OSError as error:
+        if isinstance(error, CannotWrite):
+            raise
+        reason = {
+            errno.ENOSPC: "the disk is full. Free some space or choose another folder",
+            errno.EDQUOT: "the disk quota is used up. Free some space or choose another folder",
+            errno.EROFS: "the file system is read-only. Choose another folder",
+            errno.EACCES: "permission denied. Choose a folder that you may write to",
+            errno.EPERM: "permission denied. Choose a folder that you may write to",
+            errno.ENOTDIR: "a part of the path is a file. Choose another folder",
+        }.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise CannotWrite(f"Cannot write {path}: {reason}.") from error
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes where `path` is or will be."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

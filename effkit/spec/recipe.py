@@ -1,0 +1,213 @@
+"""What was asked: an ordered tuple of steps, each frozen data, with a content hash.
+
+    Recipe(steps=[Prune(layers=20), Distill(steps=200), Quantize(method="rtn", bits=4)])
+
+As JSON: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4, "group_size": 64}]}
+Defaults are written out, so that a recipe means the same after a default changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from .errors import BadInput, choice
+from .intervals import Noun
+
+VERSION = 1
+BITS = (2, 3, 4, 5, 6, 7, 8)
+
+
+class Quantize(Noun):
+    """Round weights to few bits.
+
+    method:         a name in the registry of quantization methods: "rtn", "nf4", "fp4", "int8", or a plug-in's
+    bits:           2 to 8; nf4 and fp4 have 4, int8 has 8
+    group_size:     consecutive input weights that share a scale; None: one scale for a whole row
+    symmetric:      no zero point (rtn)
+    embedding_bits: 2 to 8 for embeddings and a tied head, by rtn in whole rows' groups; None leaves them alone
+    skip:           module names (or parts of them) to leave alone
+    """
+
+    step: Literal["quantize"] = "quantize"
+    method: str = "rtn"
+    bits: int = 4
+    group_size: int | None = 64
+    symmetric: bool = False
+    embedding_bits: int | None = 8
+    skip: tuple[str, ...] = ()
+
+    @field_validator("bits", "embedding_bits")
+    @classmethod
+    def _bits(cls, value: int | None, info: Any) -> int | None:
+        if value is not None and value not in BITS:
+            raise choice(info.field_name, value, BITS)
+        if value is None and info.field_name == "bits":
+            raise choice("bits", value, BITS)
+        return value
+
+    @field_validator("group_size")
+    @classmethod
+    def _group(cls, value: int | None) -> int | None:
+        if value is not None and value < 2:
+            raise BadInput(
+                f"group_size is {value!r}",
+                "Allowed: a whole number of at least 2 that divides every quantized row, or None for whole rows",
+                "Common choices are 32, 64 and 128",
+            )
+        return value
+
+    def label(self) -> str:
+        """A short name for a chart: 'rtn 4-bit g64', 'nf4'."""
+        if self.method in ("nf4", "fp4", "int8"):
+            return self.method
+        return f"{self.method} {self.bits}-bit " + (f"g{self.group_size}" if self.group_size else "rows")
+
+
+class Prune(Noun):
+    """Remove whole transformer layers. layers: how many to keep, or the indices to keep."""
+
+    step: Literal["prune"] = "prune"
+    layers: int | tuple[int, ...]
+
+    def label(self) -> str:
+        kept = self.layers if isinstance(self.layers, int) else len(self.layers)
+        return f"{kept} layers"
+
+
+class Distill(Noun):
+    """Train the student (the model so far) to the base's outputs: forward KL on logits.
+
+    steps, window (tokens), batch (windows a step), learning_rate, temperature: above 0
+    text: a file of training text; None for the offline default
+    """
+
+    step: Literal["distill"] = "distill"
+    steps: int = Field(default=100, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    window: int = Field(default=128, ge=2)
+    batch: int = Field(default=4, ge=1)
+    text: str | None = None
+
+    def label(self) -> str:
+        return f"distilled {self.steps} steps"
+
+
+Step = Annotated[Quantize | Prune | Distill, Field(discriminator="step")]
+STEPS = {"quantize": Quantize, "prune": Prune, "distill": Distill}
+
+
+class Recipe(Noun):
+    """An ordered tuple of steps; empty means the base itself. `seed` decides everything random in it."""
+
+    version: int = VERSION
+    steps: tuple[Step, ...] = ()
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, data: Any) -> Any:
+        return upgrade(data, VERSION, "recipe") if isinstance(data, dict) else data
+
+    def hash(self) -> str:
+        """16 hex digits of SHA-256 over the canonical JSON: equal recipes have equal hashes."""
+        return content_hash(self.model_dump(mode="json"))
+
+    def label(self) -> str:
+        return " + ".join(step.label() for step in self.steps) or "base"
+
+    def kind(self) -> Literal["base", "quantized", "pruned", "distilled", "combined"]:
+        """Which mark a chart gives it. Pruning before distillation is part of making a student."""
+        kinds = {step.step for step in self.steps}
+        if not kinds:
+            return "base"
+        if kinds == {"quantize"}:
+            return "quantized"
+        if kinds == {"prune"}:
+            return "pruned"
+        return "distilled" if "quantize" not in kinds else "combined"
+
+    def then(self, step: Quantize | Prune | Distill) -> Recipe:
+        return self.model_copy(update={"steps": (*self.steps, step)})
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the recipe") -> Recipe:
+        """Read a recipe. BadInput names the field, the value and what is allowed."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadInput(
+                f"{where} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})",
+                'Allowed: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4, "group_size": 64}]}',
+            ) from None
+        return validated(cls, data, where)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Recipe:
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BadInput(f"there is no recipe file {str(path)!r}", "Allowed: a path to a JSON file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"the recipe file {str(path)!r} cannot be read ({error})", "Allowed: a UTF-8 JSON file") from None
+        return cls.from_json(text, where=path.name)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2)
+
+
+def step_of(step: str, **fields: Any) -> Quantize | Prune | Distill:
+    """A validated step from keyword arguments, as the verbs take them."""
+    return validated(STEPS[step], fields, step)
+
+
+def validated(noun: type, data: Any, where: str) -> Any:
+    """Build `noun` from plain data; a mistake becomes one BadInput naming field, value and what is allowed."""
+    if noun is Recipe and isinstance(data, dict):
+        for i, step in enumerate(data.get("steps") or ()):
+            if isinstance(step, dict) and step.get("step") not in STEPS:
+                raise choice(f"{where}: steps.{i}.step", step.get("step"), STEPS)
+    try:
+        return noun.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        path = [str(part) for part in first["loc"] if part not in STEPS]
+        field = ".".join(path) or noun.__name__
+        if isinstance(cause, BadInput):
+            raise type(cause)(f"{where}: {cause.given}", cause.allowed, cause.todo) from None
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(noun, data, first["loc"])
+            raise choice(f"{where}: the field", path[-1], known) from None
+        allowed = first["msg"][0].lower() + first["msg"][1:]
+        given = "missing" if first["type"] == "missing" else repr(first.get("input"))
+        raise BadInput(f"{where}: {field} is {given}", f"Allowed: {allowed}") from None
+
+
+def _fields_at(noun: type, data: Any, loc: tuple) -> list[str]:
+    for part in loc:
+        if part in STEPS:
+            noun = STEPS[part]
+    return sorted(noun.model_fields)  # type: ignore[attr-defined]
+
+
+def upgrade(data: dict[str, Any], version: int, what: str) -> dict[str, Any]:
+    """Bring plain data of an older version up to `version`. A newer one is refused with what to do."""
+    given = data.get("version", version)
+    if not isinstance(given, int) or given < 1:
+        raise BadInput(f"the version of this {what} is {given!r}", f"Allowed: 1 to {version}")
+    if given > version:
+        raise BadInput(
+            f"the version of this {what} is {given}", f"This effkit reads versions 1 to {version}", "Update effkit to read it"
+        )
+    return {**data, "version": version}
+
+
+def content_hash(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -1,0 +1,199 @@
+"""What was found: checkpoint + recipe + quality + profile + cost + environment. One result, one row of the store."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from .intervals import Estimate, Noun
+from .plan import Plan
+from .recipe import Recipe, upgrade, validated
+
+VERSION = 1
+
+
+class Checkpoint(Noun):
+    """Where weights came from. `hash`: SHA-256 over names, shapes and bytes of all tensors."""
+
+    source: str
+    revision: str | None = None
+    licence: str | None = None
+    hash: str
+    architecture: str
+    task: str = "causal-lm"
+    layers: int | None = None
+    hidden_size: int | None = None
+    vocabulary: int | None = None
+    parameters: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class KL(Noun):
+    """KL divergence of base to model per token, in nats: KL(base || model)."""
+
+    mean: Estimate
+    median: Estimate
+    p90: Estimate
+    p99: Estimate
+
+
+class NoiseFloor(Noun):
+    """What rounding the base to bfloat16 changes by itself: differences below it mean nothing."""
+
+    kl: Estimate
+    agreement: Estimate
+    dtype: str = "bfloat16"
+
+
+class Blocks(Noun):
+    """Means per block of tokens, so that two records on the same text can be compared in pairs later."""
+
+    tokens: int
+    nll: tuple[float, ...] = ()
+    base_nll: tuple[float, ...] = ()
+    kl: tuple[float, ...] = ()
+    agreement: tuple[float, ...] = ()
+
+
+class Quality(Noun):
+    """How much of the base was kept, measured on `tokens` scored tokens of the text with hash `text`.
+
+    perplexity:      exp of the mean negative log-likelihood; unavailable for classifiers
+    perplexity_ratio: model over base, paired
+    agreement:       share of tokens (classifier: texts) whose most likely choice is the base's
+    indistinguishable: True where the data cannot tell the model from its base, None where nothing was compared
+    """
+
+    perplexity: Estimate
+    base_perplexity: Estimate
+    perplexity_ratio: Estimate
+    kl: KL | None = None
+    agreement: Estimate
+    floor: NoiseFloor | None = None
+    indistinguishable: bool | None = None
+    text: str
+    text_source: str = ""
+    tokens: int
+    window: int
+    windows: int
+    blocks: Blocks
+    seconds: float = 0.0
+
+    @property
+    def retained(self) -> float | None:
+        """Quality retained: base perplexity over perplexity for a language model, agreement for a classifier. Base: 1."""
+        if self.perplexity_ratio.value:
+            return 1.0 / self.perplexity_ratio.value
+        return self.agreement.value
+
+
+class Memory(Noun):
+    """Peak bytes while profiling. Allocated and reserved come from the device's allocator; resident from the process."""
+
+    allocated: int | None = None
+    reserved: int | None = None
+    resident: int | None = None
+    how: str = "unavailable"
+
+
+class Profile(Noun):
+    """How fast it runs, on which device. Percentiles are keyed "p50", "p90", "p99".
+
+    time_to_first_token: ms, prompt in to first token out
+    time_per_output_token: ms, over the tokens after the first
+    prefill, decode: tokens per second over the whole batch
+    warmup: repeats that were run first and discarded
+    """
+
+    device: str
+    device_type: str
+    simulated: bool = False
+    dtype: str
+    prompt: int
+    new_tokens: int
+    batch: int
+    repeats: int
+    warmup: int
+    time_to_first_token: Estimate
+    time_per_output_token: Estimate
+    first_token_percentiles: dict[str, float] = Field(default_factory=dict)
+    output_token_percentiles: dict[str, float] = Field(default_factory=dict)
+    prefill: Estimate
+    decode: Estimate
+    memory: Memory = Memory()
+    timing: str = "wall clock after synchronising"
+    threads: int | None = None
+
+
+class Cost(Noun):
+    """Bytes really stored, by what they are for, and what a query costs where a price is known."""
+
+    bytes: int
+    predicted_bytes: int | None = None
+    base_bytes: int
+    bits_per_weight: float
+    ledger: dict[str, int] = Field(default_factory=dict)
+    price_per_1000_queries: Estimate = Estimate.unavailable("$")
+    energy_per_query: Estimate = Estimate.unavailable("J")
+
+    @property
+    def compression(self) -> float:
+        """Base bytes over stored bytes of the whole model."""
+        return self.base_bytes / self.bytes
+
+
+class Record(Noun):
+    """One result. `environment`: versions of Python and libraries, machine, threads, git revision."""
+
+    version: int = VERSION
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    created: str = Field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    name: str
+    checkpoint: Checkpoint
+    recipe: Recipe = Recipe()
+    plans: tuple[Plan, ...] = ()
+    quality: Quality | None = None
+    profile: Profile | None = None
+    cost: Cost
+    environment: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, data: Any) -> Any:
+        return upgrade(data, VERSION, "record") if isinstance(data, dict) else data
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        import json
+
+        from .errors import BadInput
+
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"this is not a record ({error})", "Allowed: the JSON that Record.to_json() writes") from None
+        return validated(cls, data, "the record")
+
+    def figure(self, name: str) -> Estimate:
+        """A measured quantity by name, one of FIGURES: what charts put on an axis and budgets are set on."""
+        from .frontier import FIGURES, figure_of
+        from .errors import choice
+
+        if name not in FIGURES:
+            raise choice("the quantity", name, FIGURES)
+        return figure_of(self, name)
+
+    def __repr__(self) -> str:
+        quality = f", keeps {self.quality.retained:.1%}" if self.quality and self.quality.retained is not None else ""
+        from .errors import bytes_text
+
+        return f"Record({self.name!r}, {bytes_text(self.cost.bytes)}{quality})"
+
+    __str__ = __repr__
