@@ -1,0 +1,101 @@
+"""Fixtures for all sessions: small real models, and a home of its own for every test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("EFFKIT_PROGRESS", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch) -> Path:
+    """A fresh EFFKIT_HOME, so that no test reads or writes the user's records."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("EFFKIT_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories15m() -> Path:
+    """A trained 15M-parameter Llama (TinyStories), where the shared data lies beside the checkout."""
+    folder = SHARED / "models" / "stories15m"
+    if not folder.exists():
+        pytest.skip("the shared model stories15m is not beside this checkout")
+    return folder
+
+
+def byte_tokenizer(folder: Path):
+    """A real fast tokenizer whose tokens are bytes: any text, no training, 259 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory) -> Path:
+    """A folder with a random-weight Llama: 3 layers, hidden 64, grouped-query attention, tied head, 259 byte tokens."""
+    import effkit.hardware.preflight  # noqa: F401
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    folder.mkdir()
+    byte_tokenizer(folder)
+    config = LlamaConfig(
+        vocab_size=259, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.08,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier_folder(tmp_path_factory) -> Path:
+    """A folder with a random-weight BERT classifier: 2 layers, hidden 64, 3 classes, 259 byte tokens."""
+    import effkit.hardware.preflight  # noqa: F401
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-classifier"
+    folder.mkdir()
+    byte_tokenizer(folder)
+    config = BertConfig(
+        vocab_size=259, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128,
+        num_labels=3, pad_token_id=0, initializer_range=0.08,
+    )  # fmt: skip
+    torch.manual_seed(8)
+    BertForSequenceClassification(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture
+def tiny_llama(tiny_llama_folder):
+    """The tiny Llama as an effkit Model on the CPU, float32."""
+    import effkit as ek
+
+    return ek.load(str(tiny_llama_folder), device="cpu")
+
+
+@pytest.fixture
+def tiny_classifier(tiny_classifier_folder):
+    """The tiny classifier as an effkit Model on the CPU, float32."""
+    import effkit as ek
+
+    return ek.load(str(tiny_classifier_folder), device="cpu")
