@@ -20,26 +20,39 @@ from .intervals import Noun
 
 VERSION = 1
 BITS = (2, 3, 4, 5, 6, 7, 8)
+FIXED_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 
 
 class Quantize(Noun):
     """Round weights to few bits.
 
     method:         a name in the registry of quantization methods: "rtn", "nf4", "fp4", "int8", or a plug-in's
-    bits:           2 to 8; nf4 and fp4 have 4, int8 has 8
-    group_size:     consecutive input weights that share a scale; None: one scale for a whole row
+    bits:           2 to 8, default 4; nf4 and fp4 have 4, int8 has 8
+    group_size:     consecutive input weights that share a scale; None: one scale for a whole row;
+                    "auto": 64 where it divides the row, else 32, else the whole row (the plan shows which)
     symmetric:      no zero point (rtn)
-    embedding_bits: 2 to 8 for embeddings and a tied head, by rtn in whole rows' groups; None leaves them alone
+    embedding_bits: 2 to 8 for the token embedding and the head, by rtn; None leaves them alone
     skip:           module names (or parts of them) to leave alone
     """
 
     step: Literal["quantize"] = "quantize"
     method: str = "rtn"
     bits: int = 4
-    group_size: int | None = 64
+    group_size: int | Literal["auto"] | None = "auto"
     symmetric: bool = False
     embedding_bits: int | None = 8
     skip: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_bits(cls, data: Any) -> Any:
+        """A format with one width brings it along: it need not be repeated, and may not be contradicted."""
+        if isinstance(data, dict) and (width := FIXED_BITS.get(data.get("method", ""))) is not None:
+            given = data.get("bits", width)
+            if given != width:
+                raise choice(f"bits for {data['method']}", given, [width], f"Leave bits out, or choose method 'rtn' for {given} bits")
+            return {**data, "bits": width}
+        return data
 
     @field_validator("bits", "embedding_bits")
     @classmethod
@@ -50,22 +63,22 @@ class Quantize(Noun):
             raise choice("bits", value, BITS)
         return value
 
-    @field_validator("group_size")
+    @field_validator("group_size", mode="before")
     @classmethod
-    def _group(cls, value: int | None) -> int | None:
-        if value is not None and value < 2:
+    def _group(cls, value: Any) -> Any:
+        if value not in (None, "auto") and (not isinstance(value, int) or isinstance(value, bool) or value < 2):
             raise BadInput(
                 f"group_size is {value!r}",
-                "Allowed: a whole number of at least 2 that divides every quantized row, or None for whole rows",
+                "Allowed: a whole number of at least 2 that divides every quantized row, None for whole rows, or 'auto'",
                 "Common choices are 32, 64 and 128",
             )
         return value
 
     def label(self) -> str:
         """A short name for a chart: 'rtn 4-bit g64', 'nf4'."""
-        if self.method in ("nf4", "fp4", "int8"):
-            return self.method
-        return f"{self.method} {self.bits}-bit " + (f"g{self.group_size}" if self.group_size else "rows")
+        name = self.method if self.method in FIXED_BITS else f"{self.method} {self.bits}-bit"
+        group = {None: " rows", "auto": ""}.get(self.group_size, f" g{self.group_size}")  # type: ignore[arg-type]
+        return name + group + (" symmetric" if self.symmetric else "")
 
 
 class Prune(Noun):
@@ -83,7 +96,8 @@ class Distill(Noun):
     """Train the student (the model so far) to the base's outputs: forward KL on logits.
 
     steps, window (tokens), batch (windows a step), learning_rate, temperature: above 0
-    text: a file of training text; None for the offline default
+    train: "blocks" keeps the embedding and the head as they are, "all" trains everything
+    text:  a file of training text; None for the offline default
     """
 
     step: Literal["distill"] = "distill"
@@ -92,6 +106,7 @@ class Distill(Noun):
     learning_rate: float = Field(default=3e-4, gt=0)
     window: int = Field(default=128, ge=2)
     batch: int = Field(default=4, ge=1)
+    train: Literal["blocks", "all"] = "blocks"
     text: str | None = None
 
     def label(self) -> str:
@@ -170,7 +185,8 @@ def step_of(step: str, **fields: Any) -> Quantize | Prune | Distill:
 def validated(noun: type, data: Any, where: str) -> Any:
     """Build `noun` from plain data; a mistake becomes one BadInput naming field, value and what is allowed."""
     if noun is Recipe and isinstance(data, dict):
-        for i, step in enumerate(data.get("steps") or ()):
+        steps = data.get("steps")
+        for i, step in enumerate(steps if isinstance(steps, list | tuple) else ()):
             if isinstance(step, dict) and step.get("step") not in STEPS:
                 raise choice(f"{where}: steps.{i}.step", step.get("step"), STEPS)
     try:

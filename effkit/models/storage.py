@@ -1,0 +1,43 @@
+"""The kinds of modules that may stand in for a linear layer or an embedding, by name.
+
+Each keeps everything it needs in parameters and buffers, says in `storage_spec()` how to build an empty one, and
+`build` makes it again from that. A third party adds a kind through the entry-point group "effkit.storage".
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from torch import nn
+
+from effkit.spec.errors import choice
+
+KINDS = {
+    "packed-linear": "effkit.models.packed:PackedLinear",
+    "packed-embedding": "effkit.models.packed:PackedEmbedding",
+    "bnb-4bit": "effkit.models.bnb:BnbLinear4bit",
+    "bnb-int8": "effkit.models.bnb:BnbLinear8bit",
+}
+
+
+@cache
+def kinds() -> dict[str, str]:
+    """Name -> "module:attribute" of every kind, built in or brought by a plug-in."""
+    return {point.name: point.value for point in entry_points(group="effkit.storage")} | KINDS
+
+
+def build(spec: dict[str, Any]) -> nn.Module:
+    """An empty module (meta tensors) for a storage spec, to be filled from a state dict. Unknown kind: BadInput."""
+    known = kinds()
+    if spec.get("kind") not in known:
+        raise choice("the storage kind of a saved module", spec.get("kind"), sorted(known), "Update effkit or install the plug-in that made it")
+    module, _, attribute = known[spec["kind"]].partition(":")
+    return getattr(importlib.import_module(module), attribute).build(spec)
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Whether `module` stands in for an original one."""
+    return hasattr(module, "storage_spec")
