@@ -107,12 +107,13 @@ class PackedWeight(nn.Module):
         zeros = 0 if symmetric else plane_bytes(groups, bits)
         return rows * (plane_bytes(columns, bits) + 2 * groups + zeros)
 
-    def store_(self, integers: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> None:
-        """Take uint8 integers [rows, columns], scales [rows, groups], zero points uint8 [rows, groups] (None: symmetric)."""
-        self.integers = pack(integers, self.bits)
-        self.scales = scales.to(self.scale_dtype)
+    def store_(self, start: int, integers: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> None:
+        """Fill rows from `start`: uint8 integers [n, columns], scales [n, groups], zero points uint8 [n, groups] (None: symmetric)."""
+        rows = slice(start, start + len(integers))
+        self.integers[rows] = pack(integers, self.bits)
+        self.scales[rows] = scales
         if zeros is not None:
-            self.zeros = pack(zeros, self.bits)
+            self.zeros[rows] = pack(zeros, self.bits)
 
     def dequantized(self, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
         """The matrix [rows, columns] it stands for, or only the given rows, in the compute dtype."""

@@ -1,0 +1,1 @@
+"""Few bits a weight: a registry of methods, a plan, and the work itself."""

@@ -1,0 +1,1 @@
+"""One file a method; each enters through the table in `registry`."""

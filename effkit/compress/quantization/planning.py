@@ -1,0 +1,156 @@
+"""Which modules a Quantize step will round, with which groups and bytes, and why the others are left alone. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from effkit.models.model import Model
+from effkit.models.storage import is_replaced
+from effkit.spec.errors import BadInput, Unavailable, choice
+from effkit.spec.plan import ModulePlan, Plan
+from effkit.spec.recipe import Quantize
+
+from .methods.rtn import RTN
+from .registry import Method, method
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A module of the model and what is stored directly in it."""
+
+    name: str
+    module: nn.Module
+    category: str
+    shape: tuple[int, ...]
+    bytes: int
+    weight_bytes: int
+
+
+def plan_quantize(model: Model, step: Quantize) -> Plan:
+    """The plan for `step`. BadInput: unknown method, bits or group size it cannot have, nothing to quantize.
+
+    Unavailable: the method cannot run on the model's device.
+    """
+    chosen = method(step.method)
+    if step.bits not in chosen.bits:
+        raise choice(f"bits for {step.method}", step.bits, chosen.bits)
+    if why := chosen.why_not(model.device):
+        raise Unavailable(f"method {step.method!r} cannot run on {model.device}", why, "Choose another method or device")
+    stored = _inventory(model)
+    _check_skip(step, [s.name for s in stored])
+    plans = tuple(_plan_module(model, step, chosen, s) for s in stored)
+    if not any(p.action == "quantize" for p in plans):
+        reasons = sorted({p.reason for p in plans if p.reason})
+        raise BadInput(
+            f"there is nothing to quantize in {model.checkpoint.source}",
+            "Its modules are left alone: " + "; ".join(reasons),
+            "Load the base again, or choose fewer names in skip",
+        )
+    return Plan(step=step, modules=plans, notes=_notes(model, plans))
+
+
+def group_by_layer(name: str) -> int | None:
+    """The layer that a module belongs to: 'model.layers.7.mlp.up_proj' -> 7."""
+    found = re.search(r"\.(\d+)(\.|$)", name)
+    return int(found.group(1)) if found else None
+
+
+def as_matrix(module: nn.Module) -> torch.Tensor:
+    """The weight as [out_features, in_features]; GPT-2's Conv1D stores its transpose."""
+    weight: torch.Tensor = module.weight.detach()  # type: ignore[assignment, operator]
+    return weight.t() if isinstance(module, Conv1D) else weight
+
+
+def head_name(model: Model) -> str | None:
+    """The module that turns hidden states into token logits, if it is one."""
+    head = model.module.get_output_embeddings() if model.task == "causal-lm" else None
+    return next((name for name, module in model.module.named_modules() if module is head), None) if head is not None else None
+
+
+def embedding_name(model: Model) -> str:
+    embedding = model.module.get_input_embeddings()
+    return next(name for name, module in model.module.named_modules() if module is embedding)
+
+
+def _inventory(model: Model) -> list[_Stored]:
+    grouped: dict[str, list] = {}
+    for entry in model.ledger().entries:
+        grouped.setdefault(entry.module, []).append(entry)
+    found = []
+    for name, entries in grouped.items():
+        module = model.module.get_submodule(name)
+        main = max(entries, key=lambda e: e.bytes)
+        weight = sum(e.bytes for e in entries if e.tensor == "weight")
+        found.append(_Stored(name, module, main.category, tuple(main.shape), sum(e.bytes for e in entries), weight))
+    return found
+
+
+def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> ModulePlan:
+    keep = ModulePlan(
+        module=s.name, kind=s.category, shape=s.shape, action="keep", bytes_before=s.bytes, bytes_after=s.bytes, reason=""
+    )
+    if is_replaced(s.module) or any(is_replaced(model.module.get_submodule(p)) for p in _parents(s.name)):
+        return keep.model_copy(update={"reason": "already stored in few bits"})
+    if any(part in s.name for part in step.skip):
+        return keep.model_copy(update={"reason": "named in skip"})
+    vocabulary = s.name in (embedding_name(model), head_name(model))
+    if isinstance(s.module, nn.Embedding) and not vocabulary:
+        return keep.model_copy(update={"reason": "a small table of positions or types"})
+    if not vocabulary and not isinstance(s.module, nn.Linear | Conv1D):
+        matrix = len(s.shape) > 1
+        return keep.model_copy(
+            update={"reason": f"{type(s.module).__name__} is no linear layer" if matrix else "a vector: nothing to gain"}
+        )
+    if not vocabulary and model.task == "sequence-classification" and s.category == "head":
+        return keep.model_copy(update={"reason": "the layer that gives the answer: small, kept exact"})
+    rows, columns = as_matrix(s.module).shape
+    if vocabulary:
+        if step.embedding_bits is None:
+            return keep.model_copy(update={"reason": "embedding_bits is None"})
+        chosen, step = RTN, _vocabulary_step(step)
+    if why := chosen.check(step, rows, columns):
+        return keep.model_copy(update={"reason": why})
+    group = chosen.group_for(step, columns)
+    after = s.bytes - s.weight_bytes + chosen.predicted_bytes(step, rows, columns, group)
+    return keep.model_copy(
+        update={"action": "quantize", "method": chosen.name, "bits": step.bits, "group_size": group or columns, "bytes_after": after}
+    )
+
+
+def _vocabulary_step(step: Quantize) -> Quantize:
+    """Embedding and head go through rtn in groups that fit, whatever the method of the other layers."""
+    return Quantize(method="rtn", bits=step.embedding_bits or 8, group_size="auto")
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _check_skip(step: Quantize, names: list[str]) -> None:
+    for part in step.skip:
+        if not any(part in name for name in names):
+            raise BadInput(
+                f"skip names {part!r}, which no module's name holds",
+                "Allowed: a module's name or a part of it, such as " + ", ".join(repr(n) for n in names[1:4]),
+            )
+
+
+def _notes(model: Model, plans: tuple[ModulePlan, ...]) -> tuple[str, ...]:
+    notes = [note for note in model.checkpoint.notes if "grid" in note]
+    if model.device.type == "cpu":
+        odd = [p for p in plans if p.method in ("nf4", "fp4") and p.group_size and p.shape[-1] % p.group_size]
+        if odd:
+            notes.append(
+                f"{len(odd)} modules have rows that are no multiple of the block of {odd[0].group_size}: bitsandbytes' CPU matrix path "
+                "is wrong there, so their weights are quantized as one flat vector, which is right"
+            )
+    widened = {p.group_size for p in plans if p.action == "quantize" and p.kind not in ("embeddings", "head")}
+    if len(widened) > 1:
+        notes.append(f"group sizes differ by row width: {', '.join(str(g) for g in sorted(w for w in widened if w))}")
+    return tuple(notes)

@@ -1,0 +1,80 @@
+"""The one door for quantization methods: name -> "module:attribute" of a `Method`.
+
+What is built in enters here as a plug-in does; a third party uses the entry-point group "effkit.methods".
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from effkit.spec.errors import choice
+
+if TYPE_CHECKING:
+    from effkit.hardware.device import Device
+    from effkit.spec.recipe import Quantize
+
+METHODS = {
+    "rtn": "effkit.compress.quantization.methods.rtn:RTN",
+    "nf4": "effkit.compress.quantization.methods.bnb:NF4",
+    "fp4": "effkit.compress.quantization.methods.bnb:FP4",
+    "int8": "effkit.compress.quantization.methods.bnb:INT8",
+}
+
+
+class Method(Protocol):
+    """What a quantization method answers. A weight is [rows, columns] = [out_features, in_features]."""
+
+    name: str
+    title: str
+    summary: str
+    bits: tuple[int, ...]
+    group_sizes: tuple[int, ...]  # allowed ones; empty: any that divides the row
+
+    def why_not(self, device: Device) -> str | None:
+        """Why it cannot run on this device, in a sentence; None if it can."""
+        ...
+
+    def group_for(self, step: Quantize, columns: int) -> int | None:
+        """The group size for a row of `columns` (None: the whole row). BadInput if the step asks for one that does not fit."""
+        ...
+
+    def check(self, step: Quantize, rows: int, columns: int) -> str | None:
+        """Why a module of this shape is left alone; None if it is quantized."""
+        ...
+
+    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int | None) -> int:
+        """Bytes of the stored weight with its scales, without the bias."""
+        ...
+
+    def apply(
+        self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype
+    ) -> nn.Module:
+        """The replacement module, on the weight's device, computing in `dtype`."""
+        ...
+
+
+@cache
+def table() -> dict[str, str]:
+    """All names and where their methods live, built in or brought by plug-ins."""
+    return {point.name: point.value for point in entry_points(group="effkit.methods")} | METHODS
+
+
+@cache
+def method(name: str) -> Method:
+    """The method of that name. BadInput lists the names."""
+    known = table()
+    if name not in known:
+        raise choice("method", name, sorted(known))
+    module, _, attribute = known[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def methods() -> dict[str, Method]:
+    """Every method by name."""
+    return {name: method(name) for name in table()}
