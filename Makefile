@@ -1,0 +1,25 @@
+# make lab     the notebooks in JupyterLab (environment in .venv; no network needed after the first time)
+# make test    everything that is tested, with one summary
+# make check   lint, types and unit tests only
+# make clean   remove what tests and tools leave behind (the environment stays: rm -r .venv)
+
+PYTHON ?= python3
+NOTEBOOK ?= notebooks/00_quickstart.ipynb
+
+.PHONY: lab test check clean
+
+lab:
+	@"$(PYTHON)" tools/environment.py lab
+	@.venv/bin/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.allow_root=True "$(NOTEBOOK)"
+
+test:
+	@"$(PYTHON)" tools/environment.py test
+	@.venv/bin/python tests/run.py
+
+check:
+	@"$(PYTHON)" tools/environment.py test --without-browser
+	@.venv/bin/python tests/run.py lint format types unit
+
+clean:
+	rm -rf build dist test-results .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +

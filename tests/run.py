@@ -1,0 +1,150 @@
+"""Run every part of the tests and print one summary: `python tests/run.py [PART ...]`.
+
+A failing part hides none of the following ones. Each part's output is shown as it comes and kept in test-results/NAME.log.
+Counts are read from a part's own closing line ("12 passed, 1 skipped"); a part without one counts as one check.
+The last line is 'N passed, N failed, N skipped' over all parts; the exit code is 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "test-results"
+PYTHON = sys.executable
+NBVAL = ["-m", "pytest", "-p", "nbval_tolerance", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the tests. `minutes`: it is stopped after these, and counts as failed."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    minutes: float
+
+
+PARTS = (
+    Part("lint", "ruff check", ("-m", "ruff", "check", "."), 1),
+    Part("format", "ruff format", ("-m", "ruff", "format", "--check", "."), 1),
+    Part("types", "pyright", ("-m", "pyright"), 4),
+    Part("unit", "unit tests", ("-m", "pytest", "tests/unit"), 12),
+    Part("notebook-lint", "notebook lint", ("tests/notebooks/lint.py",), 1),
+    Part("notebooks", "notebooks (nbval)", (*NBVAL, "notebooks"), 8),
+    Part("mutation", "mutation gate", ("tests/notebooks/mutation_gate.py",), 10),
+    Part("npu", "simulated Ascend", ("tests/npu/run.py",), 8),
+    Part("browser", "browser", ("-m", "pytest", "tests/browser"), 12),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    part: Part
+    passed: int
+    failed: int
+    skipped: int
+    minutes: float
+
+
+def counts(output: str, code: int) -> tuple[int, int, int]:
+    """Passed, failed and skipped of a part, from its closing line. A part that ran nothing has failed."""
+    found = {"passed": 0, "failed": 0, "skipped": 0}
+    lines = [line for line in output.splitlines() if COUNT.search(line) and not line.lstrip().startswith(("FAILED", "SKIPPED", "ERROR"))]
+    for number, word in COUNT.findall(lines[-1]) if lines else ():
+        found["failed" if word.startswith("error") else word] += int(number)
+    if not sum(found.values()):
+        found["passed" if code == 0 else "failed"] = 1
+    if code != 0 and not found["failed"]:
+        found["failed"] = 1
+    return found["passed"], found["failed"], found["skipped"]
+
+
+def run(part: Part) -> Outcome:
+    """Run one part in a process group and a home of its own, showing and keeping its output."""
+    print(f"\n=== {part.title} ===", flush=True)
+    begun = time.monotonic()
+    text: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="effkit-") as home, (RESULTS / f"{part.name}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [PYTHON, *part.command],
+            cwd=ROOT,
+            env=environment(home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        late = threading.Event()
+        timer = threading.Timer(part.minutes * 60, lambda: (late.set(), stop(process)))
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                text.append(line)
+                log.write(line)
+                print(line, end="", flush=True)
+            code = process.wait()
+        finally:
+            timer.cancel()
+            stop(process)
+    passed, failed, skipped = counts("".join(text), code)
+    if late.is_set():
+        print(f"{part.title} was stopped after {part.minutes:g} minutes.")
+        failed = max(failed, 1)
+    return Outcome(part, passed, failed, skipped, (time.monotonic() - begun) / 60)
+
+
+def environment(home: str) -> dict[str, str]:
+    """Where a part runs: offline, with records, Jupyter's settings and IPython's history of its own, and no progress bars."""
+    own = {"EFFKIT_HOME": "effkit", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter-data", "IPYTHONDIR": "ipython"}
+    fixed = {"EFFKIT_PROGRESS": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "notebooks"), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **fixed, "PYTHONPATH": path, **{name: str(Path(home) / folder) for name, folder in own.items()}}
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End what is left of the part's process group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """A line a part, and the totals alone on the last line."""
+    lines = [f"{'part':<20} {'passed':>7} {'failed':>7} {'skipped':>8} {'minutes':>8}"]
+    lines += [f"{o.part.title:<20} {o.passed:>7} {o.failed:>7} {o.skipped:>8} {o.minutes:>8.1f}" for o in outcomes]
+    passed, failed, skipped = (sum(getattr(o, name) for o in outcomes) for name in ("passed", "failed", "skipped"))
+    lines.append(f"{'all':<20} {passed:>7} {failed:>7} {skipped:>8} {sum(o.minutes for o in outcomes):>8.1f}")
+    return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
+
+
+def main(names: list[str]) -> int:
+    known = {part.name: part for part in PARTS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"There is no part {', '.join(map(repr, unknown))}. Allowed: {', '.join(known)}.", file=sys.stderr)
+        return 2
+    RESULTS.mkdir(exist_ok=True)
+    outcomes = [run(part) for part in PARTS if not names or part.name in names]
+    text = summary(outcomes)
+    (RESULTS / "summary.txt").write_text(text + "\n", encoding="utf-8")
+    print("\n" + text, flush=True)
+    return 1 if any(o.failed for o in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
