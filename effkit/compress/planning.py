@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import overload
 
+from effkit.hardware.device import Device
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import Plan
@@ -24,23 +25,33 @@ def plan(model: Model, what: Quantize | Prune | Distill | Recipe) -> Plan | tupl
     Pure: later steps are planned on a copy without weights. `plan(...).bytes_after` equals the bytes measured afterwards.
     Raises what the step itself would raise: BadInput, Unavailable.
     """
-    if isinstance(what, Quantize):
-        return plan_quantize(model, what)
-    if isinstance(what, Prune):
-        return plan_prune(model, what)
-    if isinstance(what, Distill):
-        return plan_distill(model, what)
     if isinstance(what, Recipe):
-        plans = []
-        for i, step in enumerate(what.steps):
-            plans.append(plan(model, step))
-            if isinstance(step, Prune) and i + 1 < len(what.steps):
-                model = pruned(model, step, plans[-1], weights=False)
-            if isinstance(step, Quantize) and i + 1 < len(what.steps):
-                raise BadInput(
-                    f"step {i + 1} of the recipe is quantize and {len(what.steps) - i - 1} more follow",
-                    "Allowed: quantize as the last step",
-                    "Prune and distill first",
-                )
-        return tuple(plans)
-    raise BadInput(f"cannot plan {type(what).__name__}", "Allowed: Quantize, Prune, Distill or Recipe")
+        return _plan_recipe(model, what)
+    return _plan_step(model, what, model.device)
+
+
+def _plan_recipe(model: Model, recipe: Recipe) -> tuple[Plan, ...]:
+    plans: list[Plan] = []
+    device = model.device
+    for i, step in enumerate(recipe.steps):
+        plans.append(_plan_step(model, step, device))
+        following = len(recipe.steps) - i - 1
+        if following and isinstance(step, Prune):
+            model = pruned(model, step, plans[-1], weights=False)
+        if following and isinstance(step, Quantize):
+            raise BadInput(
+                f"step {i + 1} of the recipe is quantize, and {following} more follow",
+                "Allowed: quantize as the last step",
+                "Prune and distill first",
+            )
+    return tuple(plans)
+
+
+def _plan_step(model: Model, step: Quantize | Prune | Distill, device: Device) -> Plan:
+    if isinstance(step, Quantize):
+        return plan_quantize(model, step, device)
+    if isinstance(step, Prune):
+        return plan_prune(model, step)
+    if isinstance(step, Distill):
+        return plan_distill(model, step)
+    raise BadInput(f"cannot plan {type(step).__name__}", "Allowed: Quantize, Prune, Distill or Recipe")

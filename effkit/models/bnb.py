@@ -31,7 +31,7 @@ def bitsandbytes() -> ModuleType:
         sys.modules["kernels"] = None  # type: ignore[assignment]  # its import-time get_kernel() would download and run code
         log.setLevel(logging.ERROR)
         import bitsandbytes as library
-    except Exception as error:  # noqa: BLE001 - a broken binary fails in many ways; each means the same here
+    except Exception as error:
         raise Unavailable("bitsandbytes cannot be used", f"importing it failed: {error}", "Run: pip install bitsandbytes") from error
     finally:
         log.setLevel(before)

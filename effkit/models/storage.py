@@ -33,7 +33,9 @@ def build(spec: dict[str, Any]) -> nn.Module:
     """An empty module (meta tensors) for a storage spec, to be filled from a state dict. Unknown kind: BadInput."""
     known = kinds()
     if spec.get("kind") not in known:
-        raise choice("the storage kind of a saved module", spec.get("kind"), sorted(known), "Update effkit or install the plug-in that made it")
+        raise choice(
+            "the storage kind of a saved module", spec.get("kind"), sorted(known), "Update effkit or install the plug-in that made it"
+        )
     module, _, attribute = known[spec["kind"]].partition(":")
     return getattr(importlib.import_module(module), attribute).build(spec)
 

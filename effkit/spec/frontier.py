@@ -137,19 +137,24 @@ class Frontier:
         """One sentence: does anything keep `quality` of the base at `cost` of its cost? It may be "no"."""
         label = FIGURES[self.x][0].lower()
         share = f"{quality:.0%} of the base's quality at {cost:.0%} of its {label}"
-        chosen = self.pick(quality, cost)
         base = self.point(self.base())
+        chosen = self.pick(quality, cost)
         assert base is not None
+
+        def paid(record: Record) -> str:
+            point = self.point(record)
+            assert point is not None
+            return f"{_share(point[0], base[0], 'up'):.1%} of the {label}"
+
         if chosen is not None:
-            x, y = self.point(chosen)  # type: ignore[misc]
-            return f"Yes: {chosen.name} keeps {_share(y, base[1], FIGURES[self.y][2]):.1%} at {_share(x, base[0], 'up'):.1%} of the {label} ({share} was asked)."
+            kept = _share(self.point(chosen)[1], base[1], FIGURES[self.y][2])  # type: ignore[index]
+            return f"Yes: {chosen.name} keeps {kept:.1%} at {paid(chosen)} ({share} was asked)."
         keeping = [r for r in self.records if (p := self.point(r)) and self._fits(p, base, quality, float("inf"))]
         down = FIGURES[self.x][2] == "down"
         cheapest = min(keeping, key=lambda r: self.point(r)[0] * (1 if down else -1), default=None)  # type: ignore[index]
         if cheapest is None or not cheapest.recipe.steps:
             return f"No: nothing measured here keeps {share}, and no compressed model keeps {quality:.0%} at any cost."
-        x, y = self.point(cheapest)  # type: ignore[misc]
-        return f"No: nothing measured here keeps {share}; the cheapest that keeps {quality:.0%} is {cheapest.name}, at {_share(x, base[0], 'up'):.1%} of the {label}."
+        return f"No: nothing measured here keeps {share}; the cheapest that keeps {quality:.0%} is {cheapest.name}, at {paid(cheapest)}."
 
     def _fits(self, point: tuple[float, float], base: tuple[float, float], quality: float, cost: float) -> bool:
         kept = _share(point[1], base[1], FIGURES[self.y][2])

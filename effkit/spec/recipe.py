@@ -219,9 +219,7 @@ def upgrade(data: dict[str, Any], version: int, what: str) -> dict[str, Any]:
     if not isinstance(given, int) or given < 1:
         raise BadInput(f"the version of this {what} is {given!r}", f"Allowed: 1 to {version}")
     if given > version:
-        raise BadInput(
-            f"the version of this {what} is {given}", f"This effkit reads versions 1 to {version}", "Update effkit to read it"
-        )
+        raise BadInput(f"the version of this {what} is {given}", f"This effkit reads versions 1 to {version}", "Update effkit to read it")
     return {**data, "version": version}
 
 

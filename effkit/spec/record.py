@@ -183,8 +183,8 @@ class Record(Noun):
 
     def figure(self, name: str) -> Estimate:
         """A measured quantity by name, one of FIGURES: what charts put on an axis and budgets are set on."""
-        from .frontier import FIGURES, figure_of
         from .errors import choice
+        from .frontier import FIGURES, figure_of
 
         if name not in FIGURES:
             raise choice("the quantity", name, FIGURES)

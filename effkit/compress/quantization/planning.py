@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from effkit.spec.recipe import Quantize
 from .methods.rtn import RTN
 from .registry import Method, method
 
+if TYPE_CHECKING:
+    from effkit.hardware.device import Device
+
 
 @dataclass(frozen=True)
 class _Stored:
@@ -31,16 +34,18 @@ class _Stored:
     weight_bytes: int
 
 
-def plan_quantize(model: Model, step: Quantize) -> Plan:
-    """The plan for `step`. BadInput: unknown method, bits or group size it cannot have, nothing to quantize.
+def plan_quantize(model: Model, step: Quantize, device: Device | None = None) -> Plan:
+    """The plan for `step` on the model's device (or `device`, for a copy without weights).
 
-    Unavailable: the method cannot run on the model's device.
+    BadInput: unknown method, bits or group size it cannot have, nothing to quantize.
+    Unavailable: the method cannot run on the device.
     """
+    device = device or model.device
     chosen = method(step.method)
     if step.bits not in chosen.bits:
         raise choice(f"bits for {step.method}", step.bits, chosen.bits)
-    if why := chosen.why_not(model.device):
-        raise Unavailable(f"method {step.method!r} cannot run on {model.device}", why, "Choose another method or device")
+    if why := chosen.why_not(device):
+        raise Unavailable(f"method {step.method!r} cannot run on {device}", why, "Choose another method or device")
     stored = _inventory(model)
     _check_skip(step, [s.name for s in stored])
     plans = tuple(_plan_module(model, step, chosen, s) for s in stored)
@@ -51,13 +56,7 @@ def plan_quantize(model: Model, step: Quantize) -> Plan:
             "Its modules are left alone: " + "; ".join(reasons),
             "Load the base again, or choose fewer names in skip",
         )
-    return Plan(step=step, modules=plans, notes=_notes(model, plans))
-
-
-def group_by_layer(name: str) -> int | None:
-    """The layer that a module belongs to: 'model.layers.7.mlp.up_proj' -> 7."""
-    found = re.search(r"\.(\d+)(\.|$)", name)
-    return int(found.group(1)) if found else None
+    return Plan(step=step, modules=plans, notes=_notes(model, step, plans, device))
 
 
 def as_matrix(module: nn.Module) -> torch.Tensor:
@@ -91,10 +90,8 @@ def _inventory(model: Model) -> list[_Stored]:
 
 
 def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> ModulePlan:
-    keep = ModulePlan(
-        module=s.name, kind=s.category, shape=s.shape, action="keep", bytes_before=s.bytes, bytes_after=s.bytes, reason=""
-    )
-    if is_replaced(s.module) or any(is_replaced(model.module.get_submodule(p)) for p in _parents(s.name)):
+    keep = ModulePlan(module=s.name, kind=s.category, shape=s.shape, action="keep", bytes_before=s.bytes, bytes_after=s.bytes, reason="")
+    if is_replaced(s.module):
         return keep.model_copy(update={"reason": "already stored in few bits"})
     if any(part in s.name for part in step.skip):
         return keep.model_copy(update={"reason": "named in skip"})
@@ -112,7 +109,7 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
     if vocabulary:
         if step.embedding_bits is None:
             return keep.model_copy(update={"reason": "embedding_bits is None"})
-        chosen, step = RTN, _vocabulary_step(step)
+        chosen, step = RTN, vocabulary_step(step)
     if why := chosen.check(step, rows, columns):
         return keep.model_copy(update={"reason": why})
     group = chosen.group_for(step, columns)
@@ -122,14 +119,9 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
     )
 
 
-def _vocabulary_step(step: Quantize) -> Quantize:
+def vocabulary_step(step: Quantize) -> Quantize:
     """Embedding and head go through rtn in groups that fit, whatever the method of the other layers."""
     return Quantize(method="rtn", bits=step.embedding_bits or 8, group_size="auto")
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _check_skip(step: Quantize, names: list[str]) -> None:
@@ -141,16 +133,16 @@ def _check_skip(step: Quantize, names: list[str]) -> None:
             )
 
 
-def _notes(model: Model, plans: tuple[ModulePlan, ...]) -> tuple[str, ...]:
+def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: Device) -> tuple[str, ...]:
     notes = [note for note in model.checkpoint.notes if "grid" in note]
-    if model.device.type == "cpu":
+    if device.type == "cpu":
         odd = [p for p in plans if p.method in ("nf4", "fp4") and p.group_size and p.shape[-1] % p.group_size]
         if odd:
             notes.append(
                 f"{len(odd)} modules have rows that are no multiple of the block of {odd[0].group_size}: bitsandbytes' CPU matrix path "
                 "is wrong there, so their weights are quantized as one flat vector, which is right"
             )
-    widened = {p.group_size for p in plans if p.action == "quantize" and p.kind not in ("embeddings", "head")}
-    if len(widened) > 1:
-        notes.append(f"group sizes differ by row width: {', '.join(str(g) for g in sorted(w for w in widened if w))}")
+    groups = {p.group_size for p in plans if p.method == step.method and p.group_size}
+    if step.group_size == "auto" and step.method == "rtn" and len(groups) > 1:
+        notes.append(f"64 does not divide every row, so groups differ: {', '.join(map(str, sorted(groups)))}")
     return tuple(notes)

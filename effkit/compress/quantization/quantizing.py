@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from effkit.hardware.memory import guard
 from effkit.models import storage
+from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear
 from effkit.spec.errors import BadInput
@@ -17,7 +19,7 @@ from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
 from .methods.rtn import rounded_embedding
-from .planning import _vocabulary_step, as_matrix, embedding_name, group_by_layer, head_name, plan_quantize
+from .planning import as_matrix, embedding_name, head_name, plan_quantize, vocabulary_step
 from .registry import method as method_of
 from .rounding import relative_error
 
@@ -72,7 +74,7 @@ def apply_quantize(model: Model, step: Quantize, resume: Snapshot | None = None)
         done[planned.module] = replacement
         yield Progress(
             "quantize", len(done), len(todo), "modules", planned.module, {"error": error},
-            {"module": planned.module, "kind": planned.kind, "layer": group_by_layer(planned.module), "error": error,
+            {"module": planned.module, "kind": planned.kind, "layer": layer_of(planned.module), "error": error,
              "bits": planned.bits, "bytes": planned.bytes_after}, snapshot,
         )  # fmt: skip
     return _assembled(model, step, plan, done)
@@ -91,7 +93,7 @@ def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn
         return rounded_embedding(weight, int(planned.bits or 8), group, weight.dtype, original.padding_idx)
     bias = getattr(original, "bias", None)
     bias = None if bias is None else bias.detach().clone()
-    own = _vocabulary_step(step) if planned.module == head_name(model) else step
+    own = vocabulary_step(step) if planned.module == head_name(model) else step
     return method_of(planned.method).apply(own, weight, bias, group, weight.dtype)
 
 
@@ -106,7 +108,7 @@ def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Modu
         bias = getattr(model.module.get_submodule(tied), "bias", None)
         new.module.set_submodule(tied, PackedLinear(table.packed, None if bias is None else bias.detach().clone()))
     new.module.eval().requires_grad_(False)
-    return new.with_step(step, plan)
+    return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
 
 
 def _tied_head(model: Model) -> str | None:

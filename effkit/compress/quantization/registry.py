@@ -52,9 +52,7 @@ class Method(Protocol):
         """Bytes of the stored weight with its scales, without the bias."""
         ...
 
-    def apply(
-        self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype
-    ) -> nn.Module:
+    def apply(self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype) -> nn.Module:
         """The replacement module, on the weight's device, computing in `dtype`."""
         ...
 

@@ -47,9 +47,7 @@ class RoundToNearest:
     def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int | None) -> int:
         return PackedWeight.predicted_bytes(rows, columns, step.bits, group, step.symmetric)
 
-    def apply(
-        self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype
-    ) -> PackedLinear:
+    def apply(self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype) -> PackedLinear:
         return PackedLinear(rounded(weight, step.bits, group, step.symmetric, dtype), bias)
 
 
