@@ -116,9 +116,10 @@ def guard(on: str | Device | Any, doing: str) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         where = device(on)
+        found = OutOfMemory(doing, str(where), _asked(str(error)), where.free(), where.memory, _in_use(where))
         traceback.clear_frames(error.__traceback__)  # their locals would keep tensors alive as long as the error
         where.empty_cache()
-        raise OutOfMemory(doing, str(where), _asked(str(error)), where.free(), where.memory, _in_use(where)) from error
+        raise found from error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
