@@ -1,0 +1,3 @@
+"""What is compressed: loading, saving, stored bytes, text."""
+
+from effkit.hardware import preflight as preflight
