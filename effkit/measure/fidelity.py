@@ -28,7 +28,7 @@ from .blocks import block_means, cuts, exponential, mean_over, percentiles_over,
 from .checks import evaluating, whole
 from .coding import Coded, encode
 from .divergence import Scores, score
-from .material import Material, Texts, Windows, material_for
+from .material import Material, Windows, material_for
 from .reference import Shelf, key_of
 
 On = str | Path | Sequence[str] | None
