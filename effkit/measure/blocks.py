@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def cuts(n: int, block: int = BLOCK) -> list[int]:
 def block_means(values: np.ndarray, block: int = BLOCK) -> np.ndarray:
     """Means of the blocks of values [windows, n], window after window."""
     edges = cuts(values.shape[1], block)
-    means = [values[:, a:b].mean(axis=1) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [values[:, a:b].mean(axis=1) for a, b in pairwise(edges)]
     return np.stack(means, axis=1).reshape(-1)
 
 

@@ -294,7 +294,8 @@ class _Comparison:
         difference = None if nll is None or base_nll is None else mean_over(nll - base_nll)
         spread = None
         if kl is not None:
-            spread = KL(mean=_positive(mean_over(kl, "nats")), **dict(zip(("median", "p90", "p99"), percentiles_over(kl, (0.5, 0.9, 0.99), "nats"), strict=True)))
+            median, p90, p99 = percentiles_over(kl, (0.5, 0.9, 0.99), "nats")
+            spread = KL(mean=_positive(mean_over(kl, "nats")), median=median, p90=p90, p99=p99)
         agreement = none
         if agree is not None:
             # against itself nothing is left to chance

@@ -122,7 +122,9 @@ def limit_bytes() -> int:
     except (ValueError, OverflowError):
         limit = -1
     if limit < 0:
-        raise BadInput(f"the environment variable EFFKIT_CACHE_BYTES is {given!r}", "Allowed: a number of bytes, such as 4e9, or 0 for none")
+        raise BadInput(
+            f"the environment variable EFFKIT_CACHE_BYTES is {given!r}", "Allowed: a number of bytes, such as 4e9, or 0 for none"
+        )
     return limit
 
 

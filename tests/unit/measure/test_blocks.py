@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from effkit.measure.blocks import DRAWS, block_means, cuts, exponential, mean_over, percentiles_over, share_over
 from effkit.spec.intervals import Estimate, resample, small_sample_stretch
 

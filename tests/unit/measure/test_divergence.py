@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import effkit.measure  # noqa: F401
 import pytest
 import torch
+
+import effkit.measure  # noqa: F401
 from effkit.measure import divergence
 from effkit.measure.coding import Coded, encode
 from effkit.measure.divergence import score
