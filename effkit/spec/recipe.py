@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from .errors import BadInput, choice
 from .intervals import Noun
 
 VERSION = 1
-BITS = (2, 3, 4, 5, 6, 7, 8)
+BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 FIXED_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 
 
@@ -114,6 +114,7 @@ class Distill(Noun):
 
 
 Step = Annotated[Quantize | Prune | Distill, Field(discriminator="step")]
+S = TypeVar("S", Quantize, Prune, Distill)
 STEPS = {"quantize": Quantize, "prune": Prune, "distill": Distill}
 
 
@@ -177,9 +178,9 @@ class Recipe(Noun):
         return self.model_dump_json(indent=2)
 
 
-def step_of(step: str, **fields: Any) -> Quantize | Prune | Distill:
+def step_of(kind: type[S], **fields: Any) -> S:
     """A validated step from keyword arguments, as the verbs take them."""
-    return validated(STEPS[step], fields, step)
+    return validated(kind, fields, kind.__name__.lower())
 
 
 def validated(noun: type, data: Any, where: str) -> Any:

@@ -8,6 +8,7 @@ dropout, where a student has any, from (seed, step).
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,10 +56,8 @@ def distill(
     temperature 1 on windows that are never trained on). While it runs, temperature and learning_rate may be changed.
     Raises BadInput (text too short, vocabularies that differ, nothing to train), OutOfMemory, EffkitError if it diverges.
     """
-    source = None if text is None or isinstance(text, list) else str(text)
     fields: dict[str, Any] = {"steps": steps, "temperature": temperature, "learning_rate": learning_rate, "window": window, "batch": batch}
-    named = source if source is not None and len(source) < 1000 and "\n" not in source else None
-    step = step_of("distill", **fields, train=train, text=named)
+    step = step_of(Distill, **fields, train=train, text=_file_name(text))
     return (yield from apply_distill(teacher, student, step, text, seed, resume))
 
 
@@ -178,7 +177,7 @@ class _Training:
 
     def change_(self, knobs: Any) -> None:
         fields = self.step.model_dump() | dict(knobs)
-        self.step = step_of(**fields)  # type: ignore[assignment]
+        self.step = step_of(Distill, **fields)
         self.changes += [f"{name} became {value:g} after step {self.done}" for name, value in dict(knobs).items()]
 
 
@@ -240,6 +239,11 @@ def _texts(teacher: Model, step: Distill, text: Any) -> tuple[torch.Tensor, torc
     mask = torch.ones(len(own), dtype=torch.bool)
     mask[held] = False
     return own[mask], own[held]
+
+
+def _file_name(text: Any) -> str | None:
+    """What a recipe can name: a file. Text given as such stays out of it."""
+    return str(text) if isinstance(text, str | Path) and os.path.isfile(text) else None
 
 
 def _order(count: int, seed: int, epoch: int) -> torch.Tensor:

@@ -30,7 +30,7 @@ def plan_distill(model: Model, step: Distill) -> Plan:
     """Which weights of the student are trained. BadInput if none would be: weights in few bits cannot be."""
     trained = trained_parameters(model, step.train)
     names = {name.rpartition(".")[0] for name in trained}
-    if not names:
+    if not any(p.dim() > 1 for p in trained.values()):
         raise BadInput(
             "this step would train nothing: the student's weights are stored in few bits",
             "Allowed: a student whose layers are not quantized",

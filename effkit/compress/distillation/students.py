@@ -20,7 +20,7 @@ def prune(model: Model, layers: int | Sequence[int]) -> Model:
     layers: how many to keep (evenly spread, with the first and the last), or the indices to keep.
     Its quality is poor until it is distilled. Raises BadInput for layers that do not exist.
     """
-    step = step_of("prune", layers=layers if isinstance(layers, int) else tuple(layers))
+    step = step_of(Prune, layers=layers if isinstance(layers, int) else tuple(layers))
     return pruned(model, step, plan_prune(model, step))
 
 

@@ -41,7 +41,7 @@ def plan_quantize(model: Model, step: Quantize, device: Device | None = None) ->
     Unavailable: the method cannot run on the device.
     """
     device = device or model.device
-    chosen = method(step.method)
+    chosen: Method = method(step.method)
     if step.bits not in chosen.bits:
         raise choice(f"bits for {step.method}", step.bits, chosen.bits)
     if why := chosen.why_not(device):
@@ -67,12 +67,12 @@ def as_matrix(module: nn.Module) -> torch.Tensor:
 
 def head_name(model: Model) -> str | None:
     """The module that turns hidden states into token logits, if it is one."""
-    head = model.module.get_output_embeddings() if model.task == "causal-lm" else None
+    head = model.module.get_output_embeddings() if model.task == "causal-lm" else None  # type: ignore[operator]
     return next((name for name, module in model.module.named_modules() if module is head), None) if head is not None else None
 
 
 def embedding_name(model: Model) -> str:
-    embedding = model.module.get_input_embeddings()
+    embedding = model.module.get_input_embeddings()  # type: ignore[operator]
     return next(name for name, module in model.module.named_modules() if module is embedding)
 
 
@@ -115,7 +115,7 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
     group = chosen.group_for(step, columns)
     after = s.bytes - s.weight_bytes + chosen.predicted_bytes(step, rows, columns, group)
     return keep.model_copy(
-        update={"action": "quantize", "method": chosen.name, "bits": step.bits, "group_size": group or columns, "bytes_after": after}
+        update={"action": "quantize", "method": chosen.name, "bits": step.bits, "group_size": group, "bytes_after": after}
     )
 
 

@@ -46,7 +46,7 @@ def quantize(
     error: 4-bit NF4 on normal weights has 0.09, 8-bit rtn about 0.005.
     """
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
-    step = step_of("quantize", **given, skip=tuple(skip), **({} if bits is None else {"bits": bits}))
+    step = step_of(Quantize, **given, skip=tuple(skip), **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, resume))
 
 
@@ -88,7 +88,7 @@ def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn
             "Only finite weights can be rounded",
             "Load the checkpoint again, or lower the learning rate if it was just trained",
         )
-    group = None if planned.group_size == weight.shape[1] else planned.group_size
+    group = planned.group_size or weight.shape[1]
     if isinstance(original, nn.Embedding):
         return rounded_embedding(weight, int(planned.bits or 8), group, weight.dtype, original.padding_idx)
     bias = getattr(original, "bias", None)

@@ -40,19 +40,19 @@ class Method(Protocol):
         """Why it cannot run on this device, in a sentence; None if it can."""
         ...
 
-    def group_for(self, step: Quantize, columns: int) -> int | None:
-        """The group size for a row of `columns` (None: the whole row). BadInput if the step asks for one that does not fit."""
+    def group_for(self, step: Quantize, columns: int) -> int:
+        """The group size for a row of `columns` (itself: the whole row). BadInput if the step asks for one that does not fit."""
         ...
 
     def check(self, step: Quantize, rows: int, columns: int) -> str | None:
         """Why a module of this shape is left alone; None if it is quantized."""
         ...
 
-    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int | None) -> int:
+    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int) -> int:
         """Bytes of the stored weight with its scales, without the bias."""
         ...
 
-    def apply(self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype) -> nn.Module:
+    def apply(self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int, dtype: torch.dtype) -> nn.Module:
         """The replacement module, on the weight's device, computing in `dtype`."""
         ...
 

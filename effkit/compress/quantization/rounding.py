@@ -31,7 +31,7 @@ def round_to_nearest(weight: torch.Tensor, bits: int, group_size: int, symmetric
     assert columns % group_size == 0, (columns, group_size)
     grouped = weight.float().reshape(rows, columns // group_size, group_size)
     if symmetric:
-        scales, zeros = symmetric_grid(grouped, bits)
+        scales, zeros = symmetric_scales(grouped, bits), None
         offset: torch.Tensor | int = 2 ** (bits - 1)
     else:
         scales, zeros = asymmetric_grid(grouped, bits)
@@ -40,7 +40,7 @@ def round_to_nearest(weight: torch.Tensor, bits: int, group_size: int, symmetric
     scales = torch.where(scales == 0, torch.full_like(scales, TINY), scales)
     q = torch.round(grouped / scales.float().unsqueeze(-1)) + offset
     integers = q.clamp_(0, 2**bits - 1).to(torch.uint8).reshape(rows, columns)
-    return Rounded(integers, scales, None if symmetric else zeros.to(torch.uint8))
+    return Rounded(integers, scales, None if zeros is None else zeros.to(torch.uint8))
 
 
 def asymmetric_grid(grouped: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,10 +52,10 @@ def asymmetric_grid(grouped: torch.Tensor, bits: int) -> tuple[torch.Tensor, tor
     return scales, torch.round(-low / scales).clamp_(0, levels)
 
 
-def symmetric_grid(grouped: torch.Tensor, bits: int) -> tuple[torch.Tensor, None]:
+def symmetric_scales(grouped: torch.Tensor, bits: int) -> torch.Tensor:
     """Scales [rows, groups]; the zero point is 2^(bits-1) for all."""
     extreme = grouped.gather(-1, grouped.abs().argmax(dim=-1, keepdim=True)).squeeze(-1)
-    return extreme / -(2 ** (bits - 1)), None
+    return extreme / -(2 ** (bits - 1))
 
 
 def scale_type(weight: torch.Tensor, bits: int) -> torch.dtype:

@@ -34,11 +34,11 @@ class BitsAndBytes:
             return str(error)
         return None
 
-    def group_for(self, step: Quantize, columns: int) -> int | None:
+    def group_for(self, step: Quantize, columns: int) -> int:
         if not self.group_sizes:
             if step.group_size not in ("auto", None):
                 raise BadInput(f"group_size for {self.name} is {step.group_size}", "Allowed: None (whole rows) or 'auto'")
-            return None
+            return columns
         if step.group_size == "auto":
             return 64
         if step.group_size not in self.group_sizes:
@@ -51,16 +51,16 @@ class BitsAndBytes:
             raise BadInput(f"symmetric is True for {self.name}", "Allowed: False; its levels are fixed", "Leave symmetric out")
         return None
 
-    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int | None) -> int:
-        if group is None:
+    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int) -> int:
+        if not self.group_sizes:
             return BnbLinear8bit.predicted_bytes(rows, columns)
         return BnbLinear4bit.predicted_bytes(rows, columns, group)
 
     def apply(
-        self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype
+        self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int, dtype: torch.dtype
     ) -> BnbLinear4bit | BnbLinear8bit:
         rows, columns = weight.shape
-        if group is None:
+        if not self.group_sizes:
             module: BnbLinear4bit | BnbLinear8bit = BnbLinear8bit(rows, columns, dtype, bias)
         else:
             module = BnbLinear4bit(rows, columns, self.name, group, dtype, bias)

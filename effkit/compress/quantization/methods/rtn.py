@@ -29,29 +29,30 @@ class RoundToNearest:
     def why_not(self, device: Device) -> str | None:
         return None
 
-    def group_for(self, step: Quantize, columns: int) -> int | None:
+    def group_for(self, step: Quantize, columns: int) -> int:
         if step.group_size == "auto":
-            return next((group for group in (64, 32) if columns % group == 0), None)
-        if step.group_size is not None and columns % step.group_size:
+            return next((group for group in (64, 32) if columns % group == 0), columns)
+        group = step.group_size or columns
+        if columns % group:
             fit = [g for g in (16, 32, 48, 64, 96, 128, 192, 256) if columns % g == 0]
             raise BadInput(
                 f"group_size is {step.group_size}, which does not divide a row of {columns} weights",
                 f"Allowed: a divisor of {columns}" + (f", such as {', '.join(map(str, fit))}" if fit else ""),
                 "Or choose None (whole rows) or 'auto'",
             )
-        return step.group_size
+        return group
 
     def check(self, step: Quantize, rows: int, columns: int) -> str | None:
         return None
 
-    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int | None) -> int:
+    def predicted_bytes(self, step: Quantize, rows: int, columns: int, group: int) -> int:
         return PackedWeight.predicted_bytes(rows, columns, step.bits, group, step.symmetric)
 
-    def apply(self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int | None, dtype: torch.dtype) -> PackedLinear:
+    def apply(self, step: Quantize, weight: torch.Tensor, bias: torch.Tensor | None, group: int, dtype: torch.dtype) -> PackedLinear:
         return PackedLinear(rounded(weight, step.bits, group, step.symmetric, dtype), bias)
 
 
-def rounded(weight: torch.Tensor, bits: int, group: int | None, symmetric: bool, dtype: torch.dtype) -> PackedWeight:
+def rounded(weight: torch.Tensor, bits: int, group: int, symmetric: bool, dtype: torch.dtype) -> PackedWeight:
     """Round a matrix [rows, columns] and pack it, some rows at a time."""
     rows, columns = weight.shape
     packed = PackedWeight(rows, columns, bits, group, symmetric, dtype, scale_type(weight, bits), device=weight.device)
@@ -62,7 +63,7 @@ def rounded(weight: torch.Tensor, bits: int, group: int | None, symmetric: bool,
     return packed
 
 
-def rounded_embedding(weight: torch.Tensor, bits: int, group: int | None, dtype: torch.dtype, padding_idx: int | None) -> PackedEmbedding:
+def rounded_embedding(weight: torch.Tensor, bits: int, group: int, dtype: torch.dtype, padding_idx: int | None) -> PackedEmbedding:
     """The token embedding, always with zero points: rows differ much in their mean."""
     return PackedEmbedding(rounded(weight, bits, group, False, dtype), padding_idx)
 
