@@ -40,7 +40,7 @@ def weights_hash(module: nn.Module) -> str:
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor, without a copy where it lies contiguous on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def refuse_bad_numbers(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:

@@ -209,8 +209,9 @@ def read_tokenizer(folder: Path, source: str) -> Any:
             raise BadInput(
                 f"the tokenizer of {source} needs code of its own", "effkit never runs code from a checkpoint", "Choose another model"
             ) from None
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"the tokenizer of {source} cannot be read ({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})",
+            f"the tokenizer of {source} cannot be read ({why})",
             "Allowed: tokenizer files that transformers reads",
             "Save the tokenizer again: tokenizer.save_pretrained(folder)",
         ) from error

@@ -1,8 +1,4 @@
-"""GGUF files: checked to be whole, then opened by transformers and de-quantized to float32.
-
-Layout (ggml's docs/gguf.md): magic, version, counts, metadata, tensor infos with offsets, then aligned tensor data.
-A file cut anywhere shows it by an offset beyond its end.
-"""
+"""GGUF files of any architecture that transformers converts: checked to be whole, then de-quantized to float32."""
 
 from __future__ import annotations
 
@@ -13,17 +9,16 @@ from typing import Any
 
 import torch
 
-from effkit.spec.errors import BadInput, bytes_text
+from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 
-MAGIC = b"GGUF"
-VERSIONS = (2, 3)
+from .header import read_header
 
 
 def read_gguf(path: Path) -> Work[tuple[Any, Any, dict[str, Any]]]:
     """(module, tokenizer, facts) of a .gguf file, in float32 on the CPU."""
     yield Progress("load", 0, 4, "steps", f"checking {path.name}")
-    fields = check_gguf(path)
+    fields = read_header(path).fields
     import transformers
 
     from .folder import quiet
@@ -47,32 +42,6 @@ def read_gguf(path: Path) -> Work[tuple[Any, Any, dict[str, Any]]]:
     shed_quantizer_(module)
     yield Progress("load", 3, 4, "steps", "read")
     return module, tokenizer, {"licence": fields.get("general.license")}
-
-
-def check_gguf(path: Path) -> dict[str, Any]:
-    """The scalar metadata of a whole GGUF file. Raises BadInput for another format, another version, or a file cut short."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        head = stream.read(8)
-    if head[:4] != MAGIC:
-        raise BadInput(f"{path.name} does not begin with {MAGIC!r} but with {head[:4]!r}", "Allowed: a GGUF file", "Download it again")
-    version = int.from_bytes(head[4:8], "little")
-    if version not in VERSIONS:
-        raise BadInput(f"the GGUF version of {path.name} is {version}", f"Allowed: {VERSIONS}", "Convert the model again")
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-        end = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        raise cut(path, size, _first_line(error)) from None
-    if not reader.tensors or end > size:
-        raise cut(path, size, f"its tensors end at {bytes_text(end)}" if reader.tensors else "it holds no tensors")
-    return {name: field.contents() for name, field in reader.fields.items() if field.types and field.types[0].name != "ARRAY"}
-
-
-def cut(path: Path, size: int, why: str) -> BadInput:
-    return BadInput(f"{path.name} is damaged or cut short ({bytes_text(size)}; {why})", "Allowed: a whole GGUF file", "Download it again")
 
 
 def shed_quantizer_(module: Any) -> None:

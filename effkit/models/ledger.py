@@ -62,7 +62,7 @@ class Ledger:
 
     def by_category(self) -> dict[str, int]:
         """Bytes of every category, in the order of CATEGORIES; those without bytes are left out."""
-        sums = dict.fromkeys(CATEGORIES, 0)
+        sums: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
         for entry in self.entries:
             sums[entry.category] += entry.bytes
         return {name: count for name, count in sums.items() if count}

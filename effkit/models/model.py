@@ -43,7 +43,7 @@ class Model:
     module: nn.Module
     tokenizer: Any
     checkpoint: Checkpoint
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     plans: tuple[Plan, ...] = ()
     origin: dict[str, Any] | None = field(default=None)
 
@@ -129,7 +129,9 @@ class Model:
         config = GenerationConfig(do_sample=False, max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad)
         inputs = torch.tensor([ids], device=_first_tensor(self.module).device)
         with torch.inference_mode(), guard(inputs.device, "generating"):
-            out = self.module.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
+            out = self.module.generate(  # type: ignore[operator]
+                inputs, attention_mask=torch.ones_like(inputs), generation_config=config
+            )
         return self.text(out[0, len(ids) :].tolist())
 
     def clone(self, without: Collection[str] = ()) -> Model:
@@ -237,12 +239,14 @@ def copied(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -
 def moved(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
     """A copy on `device` whose floating parameters have `dtype`.
 
-    Buffers keep their type: rotary frequencies in bfloat16 would move every position. Replaced modules know
-    themselves how to compute in another type without touching what they store.
+    Buffers keep their type: rotary frequencies in bfloat16 would move every position. Replaced modules keep what they
+    store, and compute in their attribute `dtype`.
     """
     fixed = {*(getattr(module, "_keep_in_fp32_modules", None) or ()), *(getattr(module, "_keep_in_fp32_modules_strict", None) or ())}
-    stored = {id(t) for part in module.modules() if is_replaced(part) for t in part.parameters()}
-    exact = {id(p) for name, p in module.named_parameters() if fixed.intersection(name.split("."))} | stored
+    exact = {id(p) for name, p in module.named_parameters() if fixed.intersection(name.split("."))}
+    for part in filter(is_replaced, module.modules()):
+        scales = part.scale_tensors()  # type: ignore[operator]
+        exact |= {id(p) for name, p in part.named_parameters() if name in scales}
 
     def convert(tensor: torch.Tensor) -> torch.Tensor:
         cast = dtype if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and id(tensor) not in exact else None
@@ -250,9 +254,10 @@ def moved(module: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
 
     new = copied(module, convert).to(device)
     if dtype is not None:
-        for part in new.modules():
-            if is_replaced(part):
-                part.to(dtype)
+        for part in filter(is_replaced, new.modules()):
+            for inner in part.modules():
+                if isinstance(vars(inner).get("dtype"), torch.dtype):
+                    inner.dtype = dtype  # type: ignore[assignment]
         config: Any = new.config
         config.dtype = dtype
     return new

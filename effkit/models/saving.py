@@ -124,9 +124,10 @@ def _tie(module: nn.Module, name: str, first: str) -> None:
     a, b = module.get_submodule(here), module.get_submodule(there)
     if a is b:
         return
-    for own, other in ((a._parameters, b._parameters), (a._buffers, b._buffers)):
-        if leaf in own and source in other:
-            own[leaf] = other[source]
+    if leaf in a._parameters:
+        a._parameters[leaf] = b._parameters[source]
+    else:
+        a._buffers[leaf] = b._buffers[source]
     own, other = ({**m._parameters, **m._buffers} for m in (a, b))
     if type(a) is type(b) and not list(a.children()) and own.keys() == other.keys() and all(own[k] is other[k] for k in own):
         module.set_submodule(here, b)
