@@ -170,13 +170,13 @@ class RunFolder:
 
     # snapshots
 
-    def save_snapshot(self, snapshot: Snapshot, events: int, **about: Any) -> Path:
-        """Write `snapshot` as the last one. A crash meanwhile leaves the one before."""
+    def save_snapshot(self, snapshot: Snapshot, events: int, seconds: float) -> Path:
+        """Write `snapshot`, taken after so many events and seconds, as the last one. A crash meanwhile leaves the one before."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors, ties = _untied(snapshot.tensors)
-        state = json.dumps({"version": VERSION, "events": events, "ties": ties, **about, "state": snapshot.state})
+        state = json.dumps({"version": VERSION, "events": events, "t": seconds, "ties": ties, "state": snapshot.state})
         needs = sum(t.numel() * t.element_size() for t in tensors.values()) + len(state)
         target = self.path / f"snapshot-{events:06d}"
         with atomic_folder(target, needs) as part:
@@ -196,7 +196,7 @@ class RunFolder:
 
         found = self.snapshots()
         if not found:
-            return None, {"events": 0}
+            return None, {"events": 0, "t": 0.0}
         about = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(found[-1] / "tensors.safetensors")
         for name, owner in about.pop("ties").items():

@@ -54,7 +54,6 @@ class Worker:
         self._bell = threading.Condition()
         self._asked: set[str] = set()
         self._changes: dict[str, Any] = {}
-        self._knobs: dict[str, Any] = {}  # as changed so far
         self._news: Mapping[str, Any] = {}  # changed for the step that comes
         self._answers: list[threading.Event] = []
         self._before = 0.0  # seconds of work before `_since`, the start or the last resume
@@ -176,7 +175,6 @@ class Worker:
                     change, self._changes = self._changes, {}
             if not asked:
                 self._go()
-                self._knobs.update(change)
                 self._news = change
                 return change or None
             if asked & {"keep", "leave", "snapshot"}:
@@ -251,9 +249,8 @@ class Worker:
         """Make the run resumable from here: inputs that were put off, events, and the snapshot if the verb has one."""
         begun = time.monotonic()
         if self._write("its inputs", self._keep_inputs) and self._write("its events", self._flush) and event.snapshot is not None:
-            about = {"t": round(self.elapsed, 4), "knobs": self._knobs}
-            take = event.snapshot
-            self._write("a snapshot", lambda: self._home.save_snapshot(take(), len(self.history.events), **about))
+            take, count, seconds = event.snapshot, len(self.history.events), round(self.elapsed, 4)
+            self._write("a snapshot", lambda: self._home.save_snapshot(take(), count, seconds))
         now = time.monotonic()
         self._due = now + max(SNAPSHOT_SECONDS, SNAPSHOT_COSTS * (now - begun))
 
@@ -271,14 +268,12 @@ class Worker:
         """The work that goes on from the folder: from the snapshot, or anew for a verb that has none."""
         snapshot, about = self._home.load_snapshot()
         arguments = {name: decode(data, self._home.path / "inputs") for name, data in self._call["arguments"].items()}
-        self._knobs = dict(about.get("knobs", {}))
-        arguments.update(self._knobs)
         if snapshot is not None:
             arguments["resume"] = snapshot
         self.history.begin_from(self._home.all_events()[: about["events"]])
         self._home.rewrite_events(self.history.events)
         self._written = len(self.history.events)
-        self._before = about.get("t", 0.0)
+        self._before = about["t"]
         self._arguments = arguments
         self._write("its state", self._write_state)
         return self.verb.work(**arguments)
@@ -311,4 +306,6 @@ def _leave_all() -> None:
             worker.thread.join()
 
 
-atexit.register(_leave_all)
+# Before the handlers of atexit, of which torch's take its operators apart under a thread that still computes. What
+# concurrent.futures uses for the same purpose; it has no public name.
+getattr(threading, "_register_atexit", atexit.register)(_leave_all)

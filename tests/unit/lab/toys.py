@@ -26,19 +26,15 @@ def train(seed=0, steps=20, learning_rate=0.1, weights=None, pause=0.0, mark=Non
     if resume is not None:
         first = resume.state["step"]
         layer.load_state_dict({"weight": resume.tensors["weight"]})
-        state = {
-            "state": {0: {k: resume.tensors[k] for k in ("step", "exp_avg", "exp_avg_sq")}},
-            "param_groups": optimiser.state_dict()["param_groups"],
-        }
-        optimiser.load_state_dict(state)
+        moments = {name: resume.tensors[name] for name in ("step", "exp_avg", "exp_avg_sq")}
+        optimiser.load_state_dict({"state": {0: moments}, "param_groups": [resume.state["group"]]})
         generator.set_state(resume.tensors["generator"])
 
     def take(step):
-        inner = optimiser.state_dict()["state"][0]
-        return Snapshot(
-            {"weight": layer.weight.detach().clone(), "generator": generator.get_state(), **{k: v.clone() for k, v in inner.items()}},
-            {"step": step},
-        )
+        state = optimiser.state_dict()
+        moments = {name: value.clone() for name, value in state["state"][0].items()}
+        tensors = {"weight": layer.weight.detach().clone(), "generator": generator.get_state(), **moments}
+        return Snapshot(tensors, {"step": step, "group": state["param_groups"][0]})
 
     try:
         for step in range(first, steps):
