@@ -88,7 +88,7 @@ def interpreter():
 
 
 def pip(*arguments):
-    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt"]
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-qq", "--constraint", "constraints.txt"]
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return subprocess.run(command + list(arguments), cwd=str(ROOT), env=dict(environment, **quiet)).returncode

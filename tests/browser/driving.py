@@ -1,0 +1,276 @@
+"""A real JupyterLab server and a real Chromium, driven by Playwright: what the browser tests and benchmarks/live.py stand on.
+
+The server runs on a free port of 127.0.0.1 with a token, on a folder of its own, with settings that silence pop-ups.
+Commands go through JupyterLab's own command registry (`--LabApp.expose_app_in_browser`), because clicking menus loses runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "test-results"
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+# Wherever a browser may ask: the server itself, and what is inside the page.
+INSIDE = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:", "about:")
+KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+
+
+def chromium() -> str | None:
+    """The browser to drive, if there is one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Server:
+    """JupyterLab on `folder`. Everything that Jupyter, IPython and effkit write goes below `home`."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.home, self.token = folder, home, secrets.token_hex(16)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Server:
+        for name, values in SETTINGS.items():
+            file = self.home / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        own = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "IPYTHONDIR": "ipython",
+            "EFFKIT_HOME": "effkit",
+        }
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", **{name: str(self.home / value) for name, value in own.items()}}
+        options = {
+            "ServerApp.ip": "127.0.0.1", "ServerApp.port": self.port, "ServerApp.port_retries": 0, "ServerApp.open_browser": False,
+            "ServerApp.allow_root": True, "ServerApp.root_dir": self.folder, "IdentityProvider.token": self.token,
+            "LabApp.expose_app_in_browser": True,
+        }  # fmt: skip
+        self.log = (self.home / "server.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())],
+            env=environment, stdout=self.log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise RuntimeError(f"JupyterLab did not start:\n{(self.home / 'server.log').read_text()[-3000:]}")
+            time.sleep(0.2)
+        return self
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.get("/api/status") is not None
+        return False
+
+    def get(self, path: str, method: str = "GET") -> Any:
+        request = urllib.request.Request(self.url + path, method=method, headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def stop_kernels(self) -> None:
+        for session in self.get("/api/sessions"):
+            self.get(f"/api/sessions/{session['id']}", method="DELETE")
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self.stop_kernels()
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+class Notebook:
+    """A notebook open in JupyterLab in Chromium. `outside`: requests that left this machine; `errors`: scripts that failed."""
+
+    def __init__(self, page, server: Server, name: str) -> None:
+        self.page, self.server = page, server
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: None if request.url.startswith(INSIDE) else self.outside.append(request.url))
+        page.on("websocket", lambda socket: None if socket.url.startswith(INSIDE) else self.outside.append(socket.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)[:500]))
+        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset")
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=60_000)
+        page.evaluate(
+            f"""() => {{
+                const ready = async () => {{
+                    await window.jupyterapp.restored;
+                    const widget = window.jupyterapp.shell.currentWidget;
+                    await widget.context.ready; await widget.sessionContext.ready; await {KERNEL}.info;
+                    window.effkitReady = true;
+                }};
+                ready();
+            }}"""
+        )
+        page.wait_for_function("window.effkitReady", timeout=60_000)
+
+    def command(self, name: str, **arguments: Any) -> None:
+        self.page.evaluate("([name, given]) => { window.jupyterapp.commands.execute(name, given) }", [name, arguments])
+
+    def run_all(self, timeout: float) -> float:
+        """Run every cell as the menu does; seconds until the last one ended. Raises with the kernel's words if a cell failed."""
+        begun = time.monotonic()
+        self.page.evaluate(
+            """() => {
+                window.effkitRan = null;
+                window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.effkitRan = true });
+            }"""
+        )
+        self.page.wait_for_function("window.effkitRan", timeout=timeout * 1000)
+        seconds = time.monotonic() - begun
+        failed = [output for output in self.outputs() if output["output_type"] == "error"]
+        assert not failed, f"{failed[0]['ename']}: {failed[0]['evalue']}"
+        return seconds
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """The outputs of all cells, as the notebook would be saved now."""
+        cells = self.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells")
+        return [output for cell in cells for output in cell.get("outputs", [])]
+
+    def card(self, widget: str):
+        """The element of the first widget of this kind, scrolled into view."""
+        card = self.page.locator(f".ek-card[data-widget='{widget}']").first
+        card.wait_for(state="attached", timeout=30_000)
+        card.scroll_into_view_if_needed()
+        return card
+
+    def answer(self, code: str = "1 + 1") -> float:
+        """Milliseconds until the kernel has answered another cell, timed in the page."""
+        return self.page.evaluate(
+            f"""async (code) => {{
+                const begun = performance.now();
+                const reply = await {KERNEL}.requestExecute({{code, store_history: false}}).done;
+                if (reply.content.status !== 'ok') throw new Error(reply.content.evalue);
+                return performance.now() - begun;
+            }}""",
+            code,
+        )
+
+    def theme(self, name: str) -> None:
+        """ "JupyterLab Light" or "JupyterLab Dark"."""
+        self.command("apputils:change-theme", theme=name)
+        self.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=name, timeout=20_000)
+        self.page.wait_for_timeout(500)
+
+    def screenshot(self, name: str, card=None) -> Path:
+        """Saved as test-results/NAME.png: the card, or the whole window."""
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}.png"
+        (card or self.page).screenshot(path=str(path))
+        return path
+
+
+@contextlib.contextmanager
+def browser(size: tuple[int, int] = (1280, 1000)) -> Iterator[Any]:
+    """A Chromium context of this size."""
+    from playwright.sync_api import sync_playwright
+
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(executable_path=chromium(), headless=True, args=[*root, *FLAGS])
+        try:
+            yield chrome.new_context(viewport={"width": size[0], "height": size[1]})
+        finally:
+            chrome.close()
+
+
+def state(card) -> str:
+    return card.get_attribute("data-state") or ""
+
+
+def wait_state(card, *wanted: str, seconds: float = 60.0) -> float:
+    """Wait until the card shows one of these states; seconds that it took."""
+    begun = time.monotonic()
+    while state(card) not in wanted:
+        waited = time.monotonic() - begun
+        assert waited < seconds, f"the card still shows {state(card)!r} after {waited:.1f} s, not {' or '.join(wanted)}"
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+def press(card, action: str) -> None:
+    card.locator(f"[data-action='{action}']").first.click()
+
+
+def points(card) -> int:
+    """How many points the card's charts show."""
+    return sum(int(value) for value in card.locator("[data-points]").evaluate_all("all => all.map(e => e.dataset.points || '0')"))
+
+
+def live(notebook: Notebook, card, answers: int = 25) -> dict[str, Any]:
+    """Start the card's work, time another cell's answers while points arrive, cancel; what was measured."""
+    before = points(card)
+    press(card, "start")
+    wait_state(card, "running")
+    begun = time.monotonic()
+    while points(card) <= before and state(card) == "running" and time.monotonic() - begun < 60:
+        time.sleep(0.05)
+    times, seen = [], {points(card)}
+    while len(times) < answers and state(card) == "running":
+        times.append(notebook.answer())
+        seen.add(points(card))
+        notebook.page.wait_for_timeout(50)
+    while_running = state(card) == "running"
+    press(card, "cancel")
+    cancel = wait_state(card, "cancelled", seconds=10) if while_running else None
+    return {
+        "answer_ms_median": round(statistics.median(times), 1) if times else None,
+        "answer_ms_worst": round(max(times), 1) if times else None,
+        "answers": len(times),
+        "points": max(seen),
+        "moves": len(seen) - 1,
+        "cancel_seconds": None if cancel is None else round(cancel, 3),
+    }
+
+
+def write_notebook(path: Path, cells: list[str]) -> None:
+    """A notebook of code cells, not yet run. It names its kernel: without one JupyterLab asks for it and waits."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+def live_cells(widget: str) -> list[str]:
+    """A small notebook with one live widget: on the shared 15M model where it lies beside the checkout, else on the default model."""
+    shared = ROOT.parent / "shared" / "models" / "stories15m"
+    model = str(shared) if shared.exists() else "smollm2-135m"
+    return [
+        f"import effkit as ek\nimport effkit_widgets as widgets\nbase = ek.load({model!r}, device='cpu')",
+        f"lab = widgets.{widget}(base)\nlab",
+    ]

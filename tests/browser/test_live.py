@@ -1,0 +1,78 @@
+"""Live work in a real JupyterLab: it moves, the kernel answers meanwhile, and Cancel stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from driving import live, live_cells, points, press, state, wait_state
+
+ANSWER_MS = 100
+CANCEL_SECONDS = 1.0
+
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home():
+    """The kernels' home is the server's, so no home for each test is needed."""
+
+
+@pytest.mark.parametrize("widget", ["QuantizeLab", "DistillLab"])
+def test_work_moves_the_kernel_answers_and_cancel_stops(open_notebook, widget):
+    notebook = open_notebook(f"live-{widget}", live_cells(widget))
+    notebook.run_all(timeout=120)
+    card = notebook.card(widget)
+    assert state(card) == "idle"
+    before = notebook.page.evaluate("() => document.querySelectorAll('.jp-OutputArea-output').length")
+    measured = live(notebook, card)
+    print(json.dumps({"widget": widget, **measured}))
+    assert measured["moves"] >= 2, "the charts did not move while the work ran"
+    assert measured["answers"] >= 5, "the work was over before another cell could be asked"
+    assert measured["answer_ms_median"] < ANSWER_MS
+    assert measured["cancel_seconds"] < CANCEL_SECONDS
+    assert notebook.answer("assert base.recipe.steps == ()") > 0
+    assert notebook.page.evaluate("() => document.querySelectorAll('.jp-OutputArea-output').length") == before
+
+
+def test_pause_holds_and_resume_goes_on(open_notebook):
+    notebook = open_notebook("pause", live_cells("DistillLab"))
+    notebook.run_all(timeout=120)
+    card = notebook.card("DistillLab")
+    press(card, "start")
+    wait_state(card, "running")
+    press(card, "pause")
+    wait_state(card, "paused", seconds=20)
+    notebook.page.wait_for_timeout(300)
+    held = points(card)
+    notebook.page.wait_for_timeout(1000)
+    assert points(card) == held
+    press(card, "resume")
+    wait_state(card, "running", seconds=10)
+    notebook.page.wait_for_timeout(1500)
+    assert points(card) > held
+    press(card, "cancel")
+    wait_state(card, "cancelled", seconds=10)
+
+
+def test_it_looks_right_light_dark_and_narrow(open_notebook):
+    notebook = open_notebook("looks", live_cells("QuantizeLab"))
+    notebook.run_all(timeout=120)
+    card = notebook.card("QuantizeLab")
+    press(card, "start")
+    wait_state(card, "done", "failed", seconds=150)
+    assert state(card) == "done"
+    pictures = [notebook.screenshot("quantize-lab-light", card)]
+    notebook.theme("JupyterLab Dark")
+    pictures.append(notebook.screenshot("quantize-lab-dark", card))
+    background = card.evaluate("element => getComputedStyle(element).backgroundColor")
+    assert sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 300, f"the card stays light in the dark: {background}"
+    notebook.theme("JupyterLab Light")
+    notebook.page.set_viewport_size({"width": 520, "height": 900})
+    notebook.page.wait_for_timeout(800)
+    card.scroll_into_view_if_needed()
+    pictures.append(notebook.screenshot("quantize-lab-narrow", card))
+    inside = card.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert inside, "the card is wider than its column"
+    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
