@@ -12,6 +12,8 @@ Names are imported when first used, so that `import effkit` loads neither torch 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -79,6 +81,17 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"effkit.{home}"), name)
     globals()[name] = value
     return value
+
+
+class _Front(ModuleType):
+    """Importing the room effkit.measure would put it in the place of the verb `measure`; the verb stays."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front
 
 
 def __dir__() -> list[str]:
