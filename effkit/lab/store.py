@@ -42,6 +42,11 @@ class Store:
             database.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
         return record
 
+    def check(self) -> None:
+        """Make the file if there is none, and raise what `add` would raise. For work that ends with adding a record."""
+        with self._open(write=True):
+            return
+
     def records(self, name: str | None = None, checkpoint: str | None = None, recipe: str | None = None) -> list[Record]:
         """Records from the oldest to the newest; filters compare the name, the checkpoint's hash, the recipe's hash.
 

@@ -1,0 +1,92 @@
+"""`measure`: quality, speed and bytes of a model as one Record, kept in the store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from effkit.hardware.environment import environment
+from effkit.measure.fidelity import evaluate
+from effkit.measure.latency import profile
+from effkit.models.model import Model
+from effkit.spec.errors import BadInput, CannotWrite
+from effkit.spec.progress import Work, long_work
+from effkit.spec.record import Cost, Record
+
+from .store import Store
+
+
+@long_work
+def measure(
+    model: Model,
+    base: Model | None = None,
+    on: str | Path | Sequence[str] | None = None,
+    *,
+    name: str | None = None,
+    window: int = 256,
+    windows: int = 8,
+    prompt: int = 128,
+    new_tokens: int = 32,
+    batch: int = 1,
+    repeats: int = 5,
+    seed: int = 0,
+    store: Store | str | Path | bool | None = None,
+) -> Work[Record]:
+    """What `model` keeps of `base` on the text `on`, how fast it is, and where its bytes go: one Record, added to the store.
+
+    base:  what to compare with; None compares a base with itself (retained 1), and leaves a compressed model uncompared
+    name:  how charts call it; None: the label of its recipe
+    batch: prompts at once while its speed is measured
+    store: None: the user's store; a Store or a path; False: none
+    The other arguments are those of ek.evaluate and ek.profile, and so are the errors; a store that cannot be written is
+    found before the work begins.
+    """
+    shelf = _store(store)
+    if shelf is not None:
+        shelf.check()
+    compared = model if base is None and not model.recipe.steps else base
+    quality = yield from evaluate.work(model, compared, on, window=window, windows=windows)
+    speed = yield from profile.work(model, prompt=prompt, new_tokens=new_tokens, batch=batch, repeats=repeats)
+    record = Record(
+        name=name or model.recipe.label(),
+        checkpoint=model.checkpoint,
+        recipe=model.recipe,
+        plans=model.plans,
+        quality=quality,
+        profile=speed,
+        cost=cost_of(model, compared),
+        environment=environment(),
+        seed=seed,
+    )
+    if shelf is not None:
+        try:
+            shelf.add(record)
+        except (CannotWrite, BadInput) as error:
+            # the disk filled up meanwhile: minutes of measuring are not thrown away for that
+            warnings.warn(f"The record was measured but not stored: {error} Keep it with Store(path).add(record).", stacklevel=2)
+    return record
+
+
+def cost_of(model: Model, base: Model | None = None) -> Cost:
+    """Bytes of `model` as its tensors really hold them, beside what its plan foretold and what its base holds."""
+    ledger = model.ledger()
+    if model.plans:
+        base_bytes = model.plans[0].bytes_before
+    else:
+        base_bytes = ledger.total if base is None or base is model else base.stored_bytes
+    return Cost(
+        bytes=ledger.total,
+        predicted_bytes=model.plans[-1].bytes_after if model.plans else None,
+        base_bytes=base_bytes,
+        bits_per_weight=ledger.bits_per_weight,
+        ledger=ledger.by_category(),
+    )
+
+
+def _store(store: Store | str | Path | bool | None) -> Store | None:
+    if store is False:
+        return None
+    if store is None or store is True:
+        return Store()
+    return store if isinstance(store, Store) else Store(store)
