@@ -1,0 +1,36 @@
+"""Interactive cards for JupyterLab over effkit: run, compare, choose. `effkit` itself never imports this package."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "ByteLedger": "byte_ledger",
+    "DistillLab": "distill_lab",
+    "FrontierBoard": "frontier_board",
+    "QuantizeLab": "quantize_lab",
+    "RunMonitor": "run_monitor",
+}
+
+__all__ = ["ByteLedger", "DistillLab", "FrontierBoard", "QuantizeLab", "RunMonitor"]
+
+if TYPE_CHECKING:
+    from .byte_ledger import ByteLedger
+    from .distill_lab import DistillLab
+    from .frontier_board import FrontierBoard
+    from .quantize_lab import QuantizeLab
+    from .run_monitor import RunMonitor
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'effkit_widgets' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"effkit_widgets.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,166 @@
+"""Distill a smaller student live: choose its layers, watch training and held-out loss, turn temperature and learning rate.
+
+lab = DistillLab(teacher); lab
+lab.start(layers=20, steps=60); student = await lab
+lab.student, lab.run, lab.record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import traitlets as t
+
+from effkit.compress.distillation.distilling import distill
+from effkit.compress.distillation.planning import layer_list
+from effkit.compress.distillation.students import prune
+from effkit.compress.planning import plan as plan_of
+from effkit.lab.measuring import measure
+from effkit.lab.run import Run, start
+from effkit.models.model import Model
+from effkit.spec.errors import BadInput, EffkitError
+from effkit.spec.recipe import Distill, Prune, step_of
+from effkit.spec.record import Record
+
+from ._base import explained, refuse_unknown, script, short_name, style
+from ._live import LiveCard, today
+
+KNOBS = ("temperature", "learning_rate")
+
+
+class DistillLab(LiveCard):
+    """A bench for `ek.prune` and `ek.distill` on one teacher, which it never changes.
+
+    text:      what to train on (None: the offline default)
+    store:     where the record goes: None for the default store, a Store, or False for none
+    on:        text to measure on; measuring: more options for ek.measure; training: more options for ek.distill, such as
+               {"batch": 2, "window": 64}
+
+    choice:  {"layers", "steps", "temperature", "learning_rate"}, set by the fields of the card; the last two also while it runs
+    plan:    {"layers", "before", "after"}: bytes of the teacher and of the student to be
+    verdict: what the student keeps, in words, once it is measured
+    Raises BadInput for something that is no Model, or an unknown option.
+    """
+
+    _esm = script("live", "distill_lab")
+    _css = style("live")
+
+    choice = t.Dict().tag(sync=True)
+    plan = t.Dict().tag(sync=True)
+    verdict = t.Unicode().tag(sync=True)
+
+    def __init__(
+        self,
+        teacher: Model,
+        text: Any = None,
+        store: Any = None,
+        *,
+        on: Any = None,
+        measuring: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown("DistillLab", unknown, ("teacher", "text", "store", "on", "measuring", "training"))
+        if not isinstance(teacher, Model):
+            raise BadInput(f"the teacher is a {type(teacher).__name__}", "Allowed: a Model", "ek.load(...) gives one")
+        self._teacher, self._text, self._store, self._on = teacher, text, store, on
+        self._measuring, self._training = dict(measuring or {}), dict(training or {})
+        self._distilling: Run | None = None
+        self._student: Model | None = None
+        self._record: Record | None = None
+        total = len(layer_list(teacher)[1])
+        choice = {"layers": max(1, round(total * 2 / 3)), "steps": 100, "temperature": 1.0, "learning_rate": 3e-4}
+        super().__init__(config={"name": short_name(teacher.checkpoint.source), "layers": total}, choice=choice)
+        self._where = {"device": str(teacher.device), "date": today()}
+        self._replan()
+        self.observe(self._chosen, names=["choice"])
+
+    @property
+    def student(self) -> Model | None:
+        """The distilled student; None before the first is done."""
+        return self._student
+
+    @property
+    def run(self) -> Run | None:
+        """The distillation that goes on, or the last one."""
+        return self._distilling
+
+    @property
+    def record(self) -> Record | None:
+        """The record of the last student; None before it is measured."""
+        return self._record
+
+    def start(self, **choice: Any) -> Run:
+        """Start what the card shows, or `choice` instead: prune, distill, then measure. Returns the distill run at once."""
+        with self._starting:
+            if not self._at_rest:
+                raise BadInput("a run is going on", "One run at a time", "Cancel it first, or wait for it")
+            refuse_unknown("DistillLab.start", {name: 0 for name in choice if name not in self.choice}, self.choice)
+            wanted = {**self.choice, **choice}
+            step_of(Distill, **{name: value for name, value in wanted.items() if name != "layers"})
+            pruned = prune(self._teacher, wanted["layers"])
+            if choice:
+                self._soon(lambda: self.set_trait("choice", wanted))
+            self._student, self._record = None, None
+            self._soon(lambda: self.set_trait("verdict", ""))
+            self._where = {"device": str(self._teacher.device), "date": today()}
+            options = {**self._training, **{name: value for name, value in wanted.items() if name != "layers"}}
+            self._distilling = start(distill, self._teacher, pruned, text=self._text, **options)
+            self._show_run(self._distilling, 1, 2)
+            return self._distilling
+
+    def _asked(self, what: str, values: dict[str, Any]) -> None:
+        if what == "start":
+            self._show(None)
+            self.start(**values.get("choice", {}))
+        else:
+            super()._asked(what, values)
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event["task"] == "distill":
+            for name in ("loss", "held_out"):
+                if name in event["metrics"]:
+                    self._curves.add(name, event["done"], event["metrics"][name])
+
+    def _after(self, run: Run) -> Run | None:
+        if run is self._distilling:
+            self._student = run.result
+            return start(measure, self._student, base=self._teacher, on=self._on, store=self._store, **self._measuring)
+        self._record = run.result
+        self.verdict = _verdict(run.result)
+        return None
+
+    def _made(self, run: Run) -> Model | None:
+        return self._student
+
+    def _chosen(self, change: Any) -> None:
+        """A field was changed. While training goes on, the knobs turn at once; the rest waits for the next start."""
+        old, new, run = change["old"] or {}, change["new"], self._distilling
+        turned = {name: new[name] for name in KNOBS if new.get(name) != old.get(name)}
+        if turned and run is not None and run.state in ("running", "paused"):
+            try:
+                run.change(**turned)
+            except EffkitError as error:
+                self._show(error)
+        self._soon(self._replan)
+
+    def _replan(self) -> None:
+        try:
+            planned = plan_of(self._teacher, step_of(Prune, layers=self.choice["layers"]))
+            step_of(Distill, **{name: value for name, value in self.choice.items() if name != "layers"})
+        except EffkitError as error:
+            self.plan, self.problem = {}, explained(error)
+        else:
+            assert isinstance(planned.step, Prune)
+            self.plan, self.problem = {"layers": self.choice["layers"], "before": planned.bytes_before, "after": planned.bytes_after}, {}
+
+    def __repr__(self) -> str:
+        return f"DistillLab({self.config['name']!r})"
+
+
+def _verdict(record: Record) -> str:
+    """What was found, in a sentence: quality and bytes as shares of the teacher."""
+    share = f"{record.cost.bytes / record.cost.base_bytes:.1%} of the teacher's bytes"
+    kept = record.quality.retained if record.quality else None
+    return f"The student has {share}." if kept is None else f"The student keeps {kept:.1%} of the teacher's quality at {share}."

@@ -1,0 +1,71 @@
+// DistillLab: a student with fewer layers learns its teacher's probabilities; both losses grow while you watch.
+Object.assign(STRINGS, {
+  labTitle: { en: "Distill a student from {name}" },
+  labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature and learning rate can be turned while it runs." },
+  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "KL divergence of teacher to student per token; 0 would be the teacher itself" },
+  training: { en: "training" }, heldOut: { en: "held out" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
+  layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
+  temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
+  studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
+  waitingLoss: { en: "Curves appear with the first step" }, noPlan: { en: "This choice is not possible; the message above says why." },
+});
+export default {
+  render: guarded(({ model, el, signal }) => {
+    const config = model.get("config");
+    const ui = card(el, model, signal, { widget: "DistillLab", title: say("labTitle", { name: config.name }), hint: say("labHint") });
+    const panelBox = h("div", { class: "ek-panel" }, h("h4", { title: say("lossGloss") }, say("lossTitle")));
+    ui.picture.append(panelBox);
+    const series = [{ name: "loss", label: say("training"), kind: "quantized" }, { name: "held_out", label: say("heldOut"), kind: "distilled", shape: "triangle", dashed: true }];
+    panelBox.append(legend(series.map((x) => ({ kind: x.kind, shape: "line", text: x.label, dashed: x.dashed }))));
+    const store = curveStore(ui, () => { chart.soon(); twin.update(); ui.root.dataset.points = store.count(); });
+    const chart = seriesChart(panelBox, signal, {
+      label: say("lossTitle"), x: { label: say("steps"), unit: "", whole: true }, y: { label: say("lossLabel"), unit: "" }, series, data: store.get, floor: 0, most: 340, waiting: say("waitingLoss"),
+      span: () => { const state = model.get("state"); const steps = state.task === "distill" && state.total ? state.total : Math.max(...series.map((x) => store.get(x.name).x.at(-1) ?? 0), 1); return [0, steps]; },
+      naming: (i, name, x) => ({ title: say(name === "loss" ? "training" : "heldOut"), pairs: [[say("steps"), String(x)]] }),
+    });
+    const twin = tableTwin(ui, () => ({
+      caption: say("lossTable"), columns: [{ label: say("curve"), text: true }, { label: say("steps"), show: (v) => String(v) }, { label: say("lossLabel"), show: three }],
+      rows: series.flatMap(({ name, label }) => { const { x, y } = store.get(name); return x.map((v, i) => [label, v, y[i]]); }),
+    }), "distillation.csv");
+
+    const planText = h("p", { class: "ek-plan", role: "status" }), verdict = h("p", { class: "ek-plan" });
+    ui.picture.after(planText, verdict);
+    const drawPlan = () => {
+      const { layers, before, after } = model.get("plan");
+      setText(planText, before ? say("studentPlan", { n: layers, m: config.layers, a: bytesText(before), b: bytesText(after), v: three(before / after) }) : say("noPlan"));
+      verdict.replaceChildren(h("strong", {}, model.get("verdict")));
+      verdict.hidden = !model.get("verdict");
+    };
+    const fields = h("div", { class: "ek-fieldset" });
+    const make = (name, text, gloss, props) => {
+      const input = h("input", { type: "number", name, ...props, onchange: () => {
+        const value = Number(input.value);
+        if (input.value === "" || !Number.isFinite(value)) { input.value = model.get("choice")[name]; return; }
+        model.set("choice", { ...model.get("choice"), [name]: value }); model.save_changes();
+      } });
+      return { name, input, node: field(text, input, gloss) };
+    };
+    const inputs = [
+      make("layers", say("layers", { n: config.layers }), null, { min: 1, max: config.layers, step: 1 }), make("steps", say("stepsField"), null, { min: 1, step: 1 }),
+      make("temperature", say("temperature"), say("temperatureGloss"), { min: 0.1, step: "any" }), make("learning_rate", say("rate"), say("rateGloss"), { min: 0, step: "any" }),
+    ];
+    fields.append(...inputs.map((i) => i.node));
+    const drawChoice = (lock) => {
+      const choice = model.get("choice");
+      for (const { name, input } of inputs) {
+        if (document.activeElement !== input) input.value = choice[name];
+        input.disabled = lock === "all" || (lock === "going" && (name === "layers" || name === "steps"));
+      }
+    };
+    const panel = runPanel(ui, {
+      startable: () => (model.get("plan").before ? null : say("noPlan")), onstart: () => ({ choice: model.get("choice") }),
+      onchange: ({ going, live, pending }) => drawChoice(!live || pending || (going && model.get("state").task !== "distill") ? "all" : going ? "going" : null),
+    });
+    ui.controls.append(fields, panel.row, twin.toggle);
+    ui.on("change:choice", () => panel.update());
+    ui.on("change:plan", () => { drawPlan(); panel.update(); });
+    ui.on("change:verdict", drawPlan);
+    ui.on("change:state", chart.soon);
+    drawPlan(); panel.update();
+  }),
+};
