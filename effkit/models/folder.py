@@ -219,12 +219,13 @@ def read_tokenizer(folder: Path, source: str) -> Any:
 
 def licence(folder: Path) -> str | None:
     """The licence that the model card (the head of README.md) names; None where there is none."""
+    import yaml
     from huggingface_hub import metadata_load
 
     card = folder / "README.md"
     try:
         data = (metadata_load(card) or {}) if card.exists() else {}
-    except (ValueError, OSError, UnicodeDecodeError):
+    except (ValueError, OSError, yaml.YAMLError):
         return None
     named = data.get("license")
     named = ", ".join(map(str, named)) if isinstance(named, list) else named

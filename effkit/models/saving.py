@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-import effkit
+from effkit import __version__
 from effkit.spec.errors import BadInput, CannotWrite
 from effkit.spec.files import atomic_folder
 from effkit.spec.plan import Plan
@@ -68,7 +68,7 @@ def manifest(model: Model, owner: dict[str, str]) -> dict[str, Any]:
     replaced = {name: m.storage_spec() for name, m in model.module.named_modules(remove_duplicate=False) if is_replaced(m)}  # type: ignore[operator]
     return {
         "version": VERSION,
-        "effkit": effkit.__version__,
+        "effkit": __version__,
         "architecture": type(model.module).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "checkpoint": model.checkpoint.model_dump(mode="json"),
