@@ -113,8 +113,8 @@ class _Comparison:
         self.note = ""
         self.done, self.seconds = 0, 0.0
         self.shelf = self._shelf()
-        if floor and self._floor_dtype() is None:
-            self._no_floor(f"{base.device if base else 'the device'} computes in no narrower dtype than float32")
+        if floor and base is not None and self._floor_dtype() is None:
+            self._no_floor(f"{base.device} computes in no bfloat16")
         units = material.count
         missing = 0 if base is None else sum(not self._kept(f"window-{i}") for i in range(units))
         floors = sum(not self._kept(f"floor-{i}") for i in range(units)) if self.floor else 0

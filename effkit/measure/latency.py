@@ -41,24 +41,15 @@ def profile(model: Model, *, prompt: int = 128, new_tokens: int = 32, batch: int
 
     A sequence classifier is timed on one forward pass (`new_tokens` 0 in the result). Raises BadInput, OutOfMemory.
     """
-    for name, value, least in (
-        ("prompt", prompt, 1),
-        ("new_tokens", new_tokens, 1),
-        ("batch", batch, 1),
-        ("repeats", repeats, 1),
-        ("warmup", warmup, 0),
-    ):
-        whole(name, value, least)
+    for name, value in (("prompt", prompt), ("new_tokens", new_tokens), ("batch", batch), ("repeats", repeats)):
+        whole(name, value, 1)
+    whole("warmup", warmup, 0)
     decodes = model.task == "causal-lm"
-    steps = new_tokens if decodes else 1
-    length = prompt + (new_tokens if decodes else 0)
+    steps, length = (new_tokens, prompt + new_tokens) if decodes else (1, prompt)
     if length > model.window:
         given = f"prompt is {prompt} tokens" + (f" and new_tokens is {new_tokens}, {length} in all" if decodes else "")
-        raise BadInput(
-            given,
-            f"This model reads at most {model.window} at once",
-            "Choose a shorter prompt" + (" or fewer new tokens" if decodes else ""),
-        )
+        todo = "Choose a shorter prompt" + (" or fewer new tokens" if decodes else "")
+        raise BadInput(given, f"This model reads at most {model.window} at once", todo)
     work = _Timing(model, prompt, steps, batch, repeats + warmup)
     memory: PeakMemory | None = None
     with evaluating(model.module):

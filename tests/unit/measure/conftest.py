@@ -1,0 +1,63 @@
+"""What several tests of measuring share."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+WORDS = [
+    "the",
+    "kettle",
+    "sings",
+    "and",
+    "somebody",
+    "counts",
+    "spoons",
+    "again",
+    "while",
+    "rain",
+    "falls",
+    "on",
+    "glass,",
+    "nobody",
+    "minds;",
+    "windows",
+    "fog",
+    "slowly.",
+    "Then",
+]
+
+
+@pytest.fixture
+def text() -> str:
+    """About 4,400 characters that do not repeat: as many tokens of the tiny models."""
+    return " ".join(random.Random(5).choices(WORDS, k=800))
+
+
+@pytest.fixture
+def noisy():
+    """A copy of a model with noise on its matrices, `share` of each one's own spread."""
+    import torch
+
+    def make(model, share: float):
+        copy = model.clone()
+        source = torch.Generator().manual_seed(3)
+        for parameter in copy.module.parameters():
+            if parameter.dim() == 2:
+                parameter.data += share * parameter.data.std() * torch.randn(parameter.shape, generator=source)
+        return copy
+
+    return make
+
+
+@pytest.fixture
+def calls():
+    """Count forward passes: `log = calls(model)`, then `log` holds the shape of each pass's token ids."""
+
+    def watch(model) -> list[tuple[int, ...]]:
+        seen: list[tuple[int, ...]] = []
+        model.module.register_forward_pre_hook(lambda _, __, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True)
+        return seen
+
+    return watch

@@ -1,0 +1,212 @@
+"""profile: what is timed, what is fed to the model, what is unavailable, and what it refuses."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+import effkit as ek
+from effkit.measure.latency import ordinary_tokens, random_prompt
+from effkit.spec.errors import BadInput, OutOfMemory
+
+FEW = {"prompt": 16, "new_tokens": 4, "repeats": 3, "warmup": 1}
+
+
+def test_cache_is_used(tiny_llama, calls):
+    """One pass over the prompt, then single tokens: with a cache nothing is read twice."""
+    seen = calls(tiny_llama)
+    ek.profile(tiny_llama, **FEW, batch=2)
+    assert seen == [(2, 16), (2, 1), (2, 1), (2, 1)] * 4
+
+
+def test_tokens_are_those_of_greedy_generation(tiny_llama):
+    """The cached steps choose what a pass over the whole text would choose."""
+    fed = []
+    tiny_llama.module.register_forward_pre_hook(lambda _, __, given: fed.append(given["input_ids"].clone()), with_kwargs=True)
+    ek.profile(tiny_llama, prompt=20, new_tokens=6, repeats=1, warmup=0)
+    ids = fed[0]
+    for token in fed[1:6]:
+        assert torch.equal(tiny_llama.logits(ids)[:, -1:].argmax(-1), token)
+        ids = torch.cat([ids, token], dim=1)
+
+
+def test_every_repeat_has_a_prompt_of_its_own(tiny_llama):
+    def prompts():
+        seen = []
+        hook = tiny_llama.module.register_forward_pre_hook(lambda _, __, given: seen.append(given["input_ids"].clone()), with_kwargs=True)
+        ek.profile(tiny_llama, prompt=16, new_tokens=1, repeats=3, warmup=1)
+        hook.remove()
+        return torch.cat(seen)
+
+    state = torch.get_rng_state()
+    first = prompts()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len({tuple(row) for row in first.tolist()}) == 4
+    assert torch.equal(first, prompts())
+
+
+def test_prompts_hold_no_special_tokens(tiny_llama):
+    vocabulary = ordinary_tokens(tiny_llama)
+    assert vocabulary.tolist() == list(range(3, 259))
+    assert random_prompt(vocabulary, 3, 500, seed=1).min() >= 3
+
+
+class Slow:
+    """Makes passes over a prompt last 60 ms and passes over one token 15 ms longer; the first `cold` passes 300 ms."""
+
+    def __init__(self, model, cold: int = 0):
+        self.passes, self.cold = 0, cold
+        model.module.register_forward_pre_hook(self.wait, with_kwargs=True)
+
+    def wait(self, module, args, given):
+        self.passes += 1
+        if self.passes <= self.cold:
+            time.sleep(0.3)
+        time.sleep(0.06 if given["input_ids"].shape[1] > 1 else 0.015)
+
+
+def test_first_token_is_never_in_the_time_per_output_token(tiny_llama):
+    Slow(tiny_llama)
+    got = ek.profile(tiny_llama, prompt=16, new_tokens=5, repeats=2, warmup=1)
+    assert got.time_to_first_token.value >= 60 > got.time_per_output_token.value >= 15
+    assert min(got.first_token_percentiles.values()) >= 60
+    assert min(got.output_token_percentiles.values()) >= 15
+    assert got.output_token_percentiles["p50"] < 60
+    assert got.decode.value <= 1000 / 15
+    assert got.prefill.value <= 16 / 0.06
+
+
+def test_warm_up_is_thrown_away(tiny_llama):
+    Slow(tiny_llama, cold=5)
+    got = ek.profile(tiny_llama, prompt=16, new_tokens=5, repeats=2, warmup=1)
+    assert got.time_to_first_token.high < 360
+    assert got.output_token_percentiles["p99"] < 300
+
+
+def test_figures_agree_with_each_other(tiny_llama):
+    got = ek.profile(tiny_llama, **FEW, batch=3)
+    assert got.prefill.value == pytest.approx(3 * 16 * 1000 / got.time_to_first_token.value, rel=0.5)
+    assert got.decode.value == pytest.approx(3 * 1000 / got.time_per_output_token.value, rel=0.5)
+    for estimate, unit in (
+        (got.time_to_first_token, "ms"),
+        (got.time_per_output_token, "ms"),
+        (got.prefill, "tokens/s"),
+        (got.decode, "tokens/s"),
+    ):
+        assert (estimate.unit, estimate.n) == (unit, 3)
+        assert estimate.low <= estimate.value <= estimate.high
+    for shares in (got.first_token_percentiles, got.output_token_percentiles):
+        assert list(shares) == ["p50", "p90", "p99"]
+        assert shares["p50"] <= shares["p90"] <= shares["p99"]
+
+
+def test_where_and_how(tiny_llama):
+    got = ek.profile(tiny_llama, **FEW)
+    assert (got.device, got.device_type, got.simulated, got.dtype) == (repr(tiny_llama.device), "cpu", False, "float32")
+    assert (got.prompt, got.new_tokens, got.batch, got.repeats, got.warmup) == (16, 4, 1, 3, 1)
+    assert got.threads == torch.get_num_threads()
+    assert "wall clock" in got.timing
+    assert got.memory.resident > 50_000_000
+    assert got.memory.allocated is None
+    assert ek.Profile.model_validate_json(got.model_dump_json()) == got
+
+
+def test_one_new_token_has_no_output_tokens(tiny_llama):
+    got = ek.profile(tiny_llama, prompt=16, new_tokens=1, repeats=2, warmup=0)
+    assert got.time_to_first_token.value > 0
+    assert got.time_per_output_token.value is None
+    assert got.decode.value is None
+    assert got.output_token_percentiles == {}
+    assert str(got.decode) == "unavailable"
+
+
+def test_one_repeat_has_no_interval(tiny_llama):
+    got = ek.profile(tiny_llama, prompt=16, new_tokens=3, repeats=1, warmup=0)
+    assert got.time_to_first_token.low is None
+    assert got.time_per_output_token.n == 1
+
+
+def test_classifier(tiny_classifier, calls):
+    seen = calls(tiny_classifier)
+    got = ek.profile(tiny_classifier, prompt=128, batch=2, repeats=3, warmup=1)
+    assert seen == [(2, 128)] * 4
+    assert got.time_to_first_token.value > 0
+    assert got.time_per_output_token.value is got.decode.value is None
+    assert got.new_tokens == 0
+
+
+def test_a_model_without_a_cache_has_no_decode(tiny_llama, calls):
+    tiny_llama.module.register_forward_hook(lambda _, __, out: setattr(out, "past_key_values", None))
+    seen = calls(tiny_llama)
+    got = ek.profile(tiny_llama, **FEW)
+    assert seen == [(1, 16)] * 4
+    assert got.decode.value is got.time_per_output_token.value is None
+
+
+def test_quantized_models_run(tiny_llama):
+    assert ek.profile(ek.quantize(tiny_llama, bits=4, group_size=32), **FEW).decode.value > 0
+
+
+def test_the_whole_window_fits(tiny_llama):
+    assert ek.profile(tiny_llama, prompt=254, new_tokens=2, repeats=1, warmup=0).decode.value > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt": 0}, "prompt is 0. Allowed: a whole number of at least 1."),
+        ({"prompt": 2.5}, "prompt is 2.5. Allowed: a whole number of at least 1."),
+        ({"new_tokens": 0}, "new_tokens is 0. Allowed: a whole number of at least 1."),
+        ({"batch": -1}, "batch is -1. Allowed: a whole number of at least 1."),
+        ({"repeats": 0}, "repeats is 0. Allowed: a whole number of at least 1."),
+        ({"warmup": -1}, "warmup is -1. Allowed: a whole number of at least 0."),
+        (
+            {"prompt": 250, "new_tokens": 7},
+            "prompt is 250 tokens and new_tokens is 7, 257 in all. This model reads at most 256 at once. "
+            "Choose a shorter prompt or fewer new tokens.",
+        ),
+    ],
+)
+def test_bad_input(tiny_llama, calls, given, message):
+    seen = calls(tiny_llama)
+    with pytest.raises(BadInput) as caught:
+        ek.profile(tiny_llama, **given)
+    assert str(caught.value) == message
+    assert seen == []
+
+
+def test_a_classifiers_prompt_that_is_too_long(tiny_classifier):
+    with pytest.raises(BadInput, match="prompt is 129 tokens. This model reads at most 128 at once. Choose a shorter prompt."):
+        ek.profile(tiny_classifier, prompt=129)
+
+
+def test_one_event_before_every_pass(tiny_llama, calls):
+    seen = calls(tiny_llama)
+    events, passes = [], []
+    for event in ek.profile.work(tiny_llama, **FEW):
+        events.append(event)
+        passes.append(len(seen))
+    assert passes == [e.done for e in events] == list(range(16))
+    assert {e.total for e in events} == {16}
+    assert [e.message for e in events] == ["warm-up"] * 4 + ["measuring"] * 12
+    assert set(events[-1].metrics) == {"first_token_ms", "ms"}
+
+
+def test_cancel_leaves_the_model_as_it_was(tiny_llama):
+    tiny_llama.module.train()
+    for stop in range(1, 12):
+        work = ek.profile.work(tiny_llama, **FEW)
+        for _ in range(stop):
+            next(work)
+        assert not tiny_llama.module.training
+        assert not torch.is_inference_mode_enabled()
+        work.close()
+        assert all(m.training for m in tiny_llama.module.modules())
+
+
+def test_out_of_memory_is_one_error(tiny_llama):
+    tiny_llama.module.get_submodule("model.norm").register_forward_hook(lambda *_: torch.empty(1 << 55, dtype=torch.uint8))
+    with pytest.raises(OutOfMemory, match="Out of memory on cpu while profiling with batch 1"):
+        ek.profile(tiny_llama, **FEW)
