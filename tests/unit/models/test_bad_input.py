@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 
-import effkit.hardware.preflight  # noqa: F401
 import pytest
 import torch
 from safetensors.torch import load_file, save_file

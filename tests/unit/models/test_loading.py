@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 
-import effkit.hardware.preflight  # noqa: F401
 import pytest
 import torch
 import transformers
@@ -36,7 +35,8 @@ def configs() -> dict:
         "roberta": (
             transformers.RobertaForSequenceClassification,
             transformers.RobertaConfig(
-                hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=66, num_labels=4, **small
+                hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=66,
+                num_labels=4, **small,
             ),
         ),
     }  # fmt: skip
@@ -138,17 +138,18 @@ def test_loading_leaves_random_states_alone(tiny_llama_folder):
 
 
 def test_loading_reports_every_tensor_and_ends_complete(tiny_llama_folder):
-    events = []
-    work = ek.load.work(tiny_llama_folder, device="cpu")
-    with pytest.raises(StopIteration) as end:
-        while True:
-            events.append(next(work))
+    events, ends = [], []
+
+    def watched():
+        ends.append((yield from ek.load.work(tiny_llama_folder, device="cpu")))
+
+    events += watched()
     assert {e.task for e in events} == {"load"}
     tensors = [e.details["tensor"] for e in events if "tensor" in e.details]
     assert sorted(tensors) == sorted(load_file(tiny_llama_folder / "model.safetensors"))
     assert all(0 <= e.done <= e.total for e in events)
     assert events[-1].message == "loaded"
-    assert end.value.value.task == "causal-lm"
+    assert ends[0].task == "causal-lm"
 
 
 def test_loading_prints_nothing(tiny_llama_folder, capfd):
