@@ -89,12 +89,8 @@ def test_figures_agree_with_each_other(tiny_llama):
     got = ek.profile(tiny_llama, **FEW, batch=3)
     assert got.prefill.value == pytest.approx(3 * 16 * 1000 / got.time_to_first_token.value, rel=0.5)
     assert got.decode.value == pytest.approx(3 * 1000 / got.time_per_output_token.value, rel=0.5)
-    for estimate, unit in (
-        (got.time_to_first_token, "ms"),
-        (got.time_per_output_token, "ms"),
-        (got.prefill, "tokens/s"),
-        (got.decode, "tokens/s"),
-    ):
+    times, rates = (got.time_to_first_token, got.time_per_output_token), (got.prefill, got.decode)
+    for estimate, unit in (*((t, "ms") for t in times), *((r, "tokens/s") for r in rates)):
         assert (estimate.unit, estimate.n) == (unit, 3)
         assert estimate.low <= estimate.value <= estimate.high
     for shares in (got.first_token_percentiles, got.output_token_percentiles):
@@ -178,7 +174,7 @@ def test_bad_input(tiny_llama, calls, given, message):
 
 
 def test_a_classifiers_prompt_that_is_too_long(tiny_classifier):
-    with pytest.raises(BadInput, match="prompt is 129 tokens. This model reads at most 128 at once. Choose a shorter prompt."):
+    with pytest.raises(BadInput, match=r"prompt is 129 tokens\. This model reads at most 128 at once\. Choose a shorter prompt\."):
         ek.profile(tiny_classifier, prompt=129)
 
 

@@ -152,13 +152,9 @@ def test_nowhere_to_write(tiny_llama, noisy, text, home):
     whole = ek.evaluate(model, tiny_llama, on=text, **FEW)
     cache_folder().rename(home / "elsewhere")
     cache_folder().write_text("in the way")
-    events, work = [], ek.evaluate.work(model, tiny_llama, on=text, **FEW)
-    try:
-        while True:
-            events.append(next(work))
-    except StopIteration as end:
-        assert end.value.kl == whole.kl
-    assert "the base's outputs are not kept for the next time" in events[-1].message
+    messages = [event.message for event in ek.evaluate.work(model, tiny_llama, on=text, **FEW)]
+    assert ek.evaluate(model, tiny_llama, on=text, **FEW).kl == whole.kl
+    assert "the base's outputs are not kept for the next time" in messages[-1]
     assert cache_folder().read_text() == "in the way"
 
 
