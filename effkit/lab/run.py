@@ -165,6 +165,12 @@ class Run:
         """What `change` can change."""
         return self._verb().knobs
 
+    @property
+    def resumable(self) -> bool:
+        """Whether `resume()` can go on with a run that was interrupted, or that failed or was cancelled and kept a snapshot."""
+        state = self.state
+        return state in ("paused", "interrupted") or (state in ("cancelled", "failed") and bool(self._home.snapshots()))
+
     def done(self) -> bool:
         """Whether it has ended: done, cancelled or failed."""
         return self.state in ("done", "cancelled", "failed")
@@ -321,7 +327,7 @@ class Run:
             if self._home.owner() is None:
                 raise Unavailable("the run has just been let go", "Its state is not settled", "Try again")
             raise self._elsewhere()
-        if state != "interrupted" and not (state in ("cancelled", "failed") and self._home.snapshots()):
+        if not self.resumable:
             raise BadInput(f"the run is {state}", "Allowed: a paused run, or one with a snapshot to go on from", "Start a new one")
 
     def _verb(self) -> LongVerb:

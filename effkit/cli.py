@@ -1,0 +1,388 @@
+"""effkit doctor | lab | run: the kit without writing Python. What machines read goes to stdout, what people read to stderr.
+
+`effkit run RECIPE.json --out FOLDER` leaves there
+
+    recipe.json    the recipe with its defaults written out
+    model/         the compressed model, for ek.load
+    record.json    what it keeps and what it costs
+
+and, while it works or after it was stopped, run/: what the same command needs to go on. record.json comes last, so a
+folder that has it is complete. Exit codes: 0 done, 2 an error that the message explains, 130 or 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effkit.spec.errors import BadInput, CannotWrite, EffkitError, Unavailable, bytes_text
+from effkit.spec.files import free_bytes, write_text, writing
+from effkit.spec.progress import Progress, Work
+from effkit.spec.recipe import Recipe
+from effkit.spec.record import Record
+
+if TYPE_CHECKING:
+    from effkit.lab.run import Run
+    from effkit.models.model import Model
+
+SPEAK_SECONDS = 2.0
+ROOM = 50_000_000  # beside the model itself: tokenizer, events, record
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except _Stopped as stop:
+        return 128 + stop.number
+    except EffkitError as error:
+        print(f"effkit: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if os.environ.get("EFFKIT_DEBUG"):
+            raise
+        print(
+            f"effkit: {type(error).__name__}: {error}\nThis is unexpected. EFFKIT_DEBUG=1 shows where it happened; please report it.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
+    commands = parser.add_subparsers(required=True, metavar="doctor | lab | run")
+    doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
+    doctor.set_defaults(command=_doctor)
+    lab = commands.add_parser("lab", help="JupyterLab on a copy of the notebooks")
+    lab.add_argument("folder", nargs="?", default="effkit-notebooks", help="where the copy lies (default: %(default)s)")
+    lab.add_argument("--port", type=int, default=8888, help="the next free one is taken (default: %(default)s)")
+    lab.add_argument("--no-browser", action="store_true", help="only print the address")
+    lab.set_defaults(command=_lab)
+    run = commands.add_parser("run", help="make the model of a recipe, measure it and write both to a folder")
+    run.add_argument("recipe", help='a JSON file: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4}]}')
+    run.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or one where this was interrupted")
+    run.add_argument("--model", default="smollm2-135m", help="built-in name, folder, .gguf file or hub id (default: %(default)s)")
+    run.add_argument("--text", metavar="FILE", help="text to measure on (default: technical English that comes with Python)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, npu, ... (default: %(default)s)")
+    run.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+    run.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
+    run.add_argument("--windows", type=int, default=8, help="windows to measure on (default: %(default)s)")
+    run.add_argument("--prompt", type=int, default=128, help="tokens of a prompt while its speed is measured (default: %(default)s)")
+    run.add_argument("--new-tokens", type=int, default=32, help="tokens that come out (default: %(default)s)")
+    run.add_argument("--repeats", type=int, default=5, help="prompts (default: %(default)s)")
+    run.add_argument("--name", help="how charts call the result (default: the recipe's label)")
+    run.add_argument("--overwrite", action="store_true", help="replace what an earlier effkit run wrote to FOLDER")
+    run.add_argument("--no-store", action="store_true", help="do not add the record to the user's store")
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from effkit.hardware.doctor import examine, report
+
+    found = examine()
+    print(report(found))
+    return 0 if found["ok"] else 1
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    from effkit.lab.workshop import copy_notebooks, serve
+
+    folder, said = copy_notebooks(arguments.folder)
+    for line in said:
+        print(line, file=sys.stderr)
+    return serve(folder, port=arguments.port, browser=not arguments.no_browser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    recipe = Recipe.from_file(arguments.recipe)
+    out = _Out(Path(arguments.out).expanduser().absolute())
+    out.check(arguments.overwrite)
+    with _stoppable():
+        from effkit.compress.planning import plan
+        from effkit.lab.measuring import measure
+        from effkit.models.loading import load
+
+        base = _driven(load.work(arguments.model, device=arguments.device, dtype=arguments.dtype))
+        _check_text(arguments, base)
+        plans = plan(base, recipe)
+        out.begin(base, recipe, plans[-1].bytes_after if plans else base.stored_bytes, arguments.overwrite)
+        model = out.compressed(base, recipe)
+        record = _driven(
+            measure.work(
+                model,
+                base,
+                arguments.text and Path(arguments.text),
+                name=arguments.name,
+                window=arguments.window,
+                windows=arguments.windows,
+                prompt=arguments.prompt,
+                new_tokens=arguments.new_tokens,
+                repeats=arguments.repeats,
+                seed=recipe.seed,
+                store=False if arguments.no_store else None,
+            )
+        )
+        out.finish(record)
+    print(json.dumps(summary(record, out, time.monotonic() - begun)))
+    return 0
+
+
+def summary(record: Record, out: _Out, seconds: float) -> dict[str, Any]:
+    """The last line of `effkit run`. `bytes` is counted in the file that was written, not in memory."""
+    quality, speed = record.quality, record.profile
+    assert quality is not None
+    assert speed is not None
+    kl = quality.kl.mean if quality.kl else None
+    return {
+        "name": record.name,
+        "perplexity": quality.perplexity.value,
+        "base_perplexity": quality.base_perplexity.value,
+        "kl": kl.value if kl else None,
+        "kl_interval": [kl.low, kl.high] if kl else None,
+        "agreement": quality.agreement.value,
+        "retained": quality.retained,
+        "bytes": tensor_bytes(out.model / "model.safetensors"),
+        "predicted_bytes": record.cost.predicted_bytes,
+        "base_bytes": record.cost.base_bytes,
+        "bits_per_weight": record.cost.bits_per_weight,
+        "first_token_ms": speed.time_to_first_token.value,
+        "output_token_ms": speed.time_per_output_token.value,
+        "decode_tokens_per_s": speed.decode.value,
+        "device": speed.device,
+        "record": record.id,
+        "folder": str(out.path),
+        "seconds": round(seconds, 1),
+    }
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes of all tensors in a safetensors file, from its header: what the file holds besides names and metadata."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__")
+
+
+class _Out:
+    """The folder that `effkit run` writes: see the head of this file."""
+
+    OURS = ("recipe.json", "model", "record.json", "run")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe, self.model, self.record, self.run = (path / name for name in self.OURS)
+        self.fresh = not path.exists()
+
+    def check(self, overwrite: bool) -> None:
+        """Refuse a folder that holds other things, before anything is loaded."""
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"--out {str(self.path)!r} is a file", "Allowed: a new or empty folder")
+        if (
+            overwrite
+            or not self.path.exists()
+            or not any(self.path.iterdir())
+            or ((self.run / "call.json").exists() and not self.record.exists())
+        ):
+            return
+        what = "holds a finished result" if self.record.exists() else "is not empty"
+        raise BadInput(
+            f"--out {str(self.path)!r} {what}",
+            "Allowed: a new or empty folder, or one in which the same recipe was interrupted",
+            "Choose another folder, or add --overwrite to replace the model and record in it",
+        )
+
+    def begin(self, base: Model, recipe: Recipe, needs: int, overwrite: bool) -> None:
+        """Make the folder ready. One in which other work was interrupted is refused."""
+        if overwrite:
+            with writing(self.path):
+                for name in self.OURS:
+                    place = self.path / name
+                    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        if (self.run / "call.json").exists() and self._call()["arguments"] != self._arguments(base, recipe):
+            raise BadInput(
+                f"in {str(self.path)!r} another recipe, model or device was interrupted",
+                "Allowed: the same command again, which goes on",
+                "Choose another folder, or add --overwrite to begin anew in it",
+            )
+        free = free_bytes(self.path)
+        if free < needs + ROOM and not self.model.exists():
+            raise CannotWrite(
+                f"Cannot write {self.path}: the model will have {bytes_text(needs)} and {bytes_text(free)} are free. "
+                "Free some space or choose another folder."
+            )
+        write_text(self.recipe, recipe.to_json() + "\n")
+
+    def compressed(self, base: Model, recipe: Recipe) -> Model:
+        """The model of the recipe, made, taken up again, or read if it had been made already; it lies in model/ then."""
+        from effkit.models.loading import load
+
+        if not self.model.exists():
+            try:
+                made = self._work(base, recipe)
+            except EffkitError:
+                self._leave_nothing()
+                raise
+            # the run saved it already: it only has to be put in its place
+            ready = self.run / "result" / "result"
+            with writing(self.path):
+                if ready.is_dir():
+                    ready.rename(self.model)
+                else:
+                    made.save(self.model)
+        return _driven(load.work(str(self.model), device=base.device, dtype=str(base.dtype).removeprefix("torch.")))
+
+    def finish(self, record: Record) -> None:
+        write_text(self.record, record.to_json() + "\n")
+        shutil.rmtree(self.run, ignore_errors=True)
+
+    def _work(self, base: Model, recipe: Recipe) -> Model:
+        from effkit.compress.pipeline import compress
+        from effkit.lab.run import attach, start
+
+        run = attach(self.run) if (self.run / "call.json").exists() else None
+        if run is not None and (run.state == "interrupted" or (run.done() and run.resumable)):
+            at = run.progress
+            run.resume()
+            print(f"going on{f' after {at.done} of {at.total} {at.unit} of {at.task}' if at else ''}", file=sys.stderr)
+        elif run is None or run.state not in ("running", "paused", "done"):
+            shutil.rmtree(self.run, ignore_errors=True)
+            run = start(compress, base, recipe, folder=self.run)
+        elif run.state != "done":
+            run.resume()  # says which process works on it
+        return _watched(run)
+
+    def _leave_nothing(self) -> None:
+        """After an error: keep only what the same command could go on from."""
+        from effkit.lab.folder import RunFolder
+
+        if not RunFolder(self.run).snapshots() and RunFolder(self.run).owner() is None:
+            shutil.rmtree(self.run, ignore_errors=True)
+            self.recipe.unlink(missing_ok=True)
+            if self.fresh:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+
+    def _call(self) -> dict[str, Any]:
+        from effkit.lab.folder import RunFolder
+
+        return RunFolder(self.run).call()
+
+    @staticmethod
+    def _arguments(base: Model, recipe: Recipe) -> dict[str, Any]:
+        from effkit.lab.arguments import encode
+
+        return {name: encode(value, name, None) for name, value in (("model", base), ("recipe", recipe))}
+
+
+def _check_text(arguments: argparse.Namespace, base: Model) -> None:
+    """Find a text that is missing or too short before minutes are spent on the model."""
+    from effkit.measure.material import material_for
+
+    material_for(base, base, arguments.text and Path(arguments.text), arguments.window, arguments.windows)
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM. Not an Exception, so that nothing on the way takes it for an error of its own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Signals become _Stopped, once: the tidying up that follows is not interrupted again."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, frame: object) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    except _Stopped:
+        print("effkit: stopped. Nothing half-written is left; the same command goes on from what is there.", file=sys.stderr)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _driven(work: Work[Any]) -> Any:
+    """Drive `work` in this thread, telling how it goes."""
+    from effkit.lab.history import History
+
+    history, voice, begun = History(), _Voice(), time.monotonic()
+    try:
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            history.add({**event.as_json(), "t": time.monotonic() - begun}, event)
+            voice.tell(event, history.seconds_left())
+    finally:
+        work.close()
+
+
+def _watched(run: Run) -> Any:
+    """Wait for `run`, telling how it goes; if this is stopped, the run keeps what it has done."""
+    voice = _Voice()
+    try:
+        while True:
+            try:
+                result = run.wait(0.1)
+            except TimeoutError:
+                if run.progress is not None:
+                    voice.tell(run.progress, run.seconds_left)
+                continue
+            break
+        run.saved.wait()
+    except _Stopped:
+        with contextlib.suppress(BadInput, Unavailable):
+            run.cancel(keep=True)
+        run.saved.wait()
+        raise
+    finally:
+        for note in run.notes:
+            print(f"note: {note}", file=sys.stderr)
+    return result
+
+
+class _Voice:
+    """Says where the work is: when a task begins or ends, and every SPEAK_SECONDS in between."""
+
+    def __init__(self) -> None:
+        self._task: tuple[str, int] | None = None
+        self._said, self._when = "", 0.0
+
+    def tell(self, at: Progress, left: float | None) -> None:
+        now = time.monotonic()
+        if (at.task, at.total) == self._task and at.done < at.total and now < self._when + SPEAK_SECONDS:
+            return
+        line = f"{at.task}: {at.done} of {at.total} {at.unit}"
+        if left is not None and at.done < at.total:
+            line += f", {_duration(left)} left"
+        if line != self._said:
+            print(line, file=sys.stderr, flush=True)
+        self._task, self._said, self._when = (at.task, at.total), line, now
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
