@@ -90,6 +90,7 @@ def writing(path: Path, needs: int = 0) -> Iterator[None]:
             errno.EACCES: "permission denied. Choose a folder that you may write to",
             errno.EPERM: "permission denied. Choose a folder that you may write to",
             errno.ENOTDIR: "a part of the path is a file. Choose another folder",
+            errno.EEXIST: "a part of the path is a file. Choose another folder",
         }.get(error.errno or 0)
         if reason is None:
             raise

@@ -188,29 +188,35 @@ def validated(noun: type, data: Any, where: str) -> Any:
     if noun is Recipe and isinstance(data, dict):
         steps = data.get("steps")
         for i, step in enumerate(steps if isinstance(steps, list | tuple) else ()):
-            if isinstance(step, dict) and step.get("step") not in STEPS:
+            if isinstance(step, dict) and step.get("step") not in list(STEPS):
                 raise choice(f"{where}: steps.{i}.step", step.get("step"), STEPS)
     try:
         return noun.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
-        path = [str(part) for part in first["loc"] if part not in STEPS]
+        path = [str(part) for part in _without_tags(first["loc"])]
         field = ".".join(path) or noun.__name__
         if isinstance(cause, BadInput):
             raise type(cause)(f"{where}: {cause.given}", cause.allowed, cause.todo) from None
         if first["type"] == "extra_forbidden":
-            known = _fields_at(noun, data, first["loc"])
+            known = _fields_at(noun, first["loc"])
             raise choice(f"{where}: the field", path[-1], known) from None
         allowed = first["msg"][0].lower() + first["msg"][1:]
         given = "missing" if first["type"] == "missing" else repr(first.get("input"))
         raise BadInput(f"{where}: {field} is {given}", f"Allowed: {allowed}") from None
 
 
-def _fields_at(noun: type, data: Any, loc: tuple) -> list[str]:
-    for part in loc:
-        if part in STEPS:
-            noun = STEPS[part]
+def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:
+    """The path of a mistake as the user sees it: after an index, pydantic names the kind of step too."""
+    return [part for i, part in enumerate(loc) if not (i and isinstance(loc[i - 1], int) and part in STEPS)]
+
+
+def _fields_at(noun: type, loc: tuple[int | str, ...]) -> list[str]:
+    """The fields allowed where an unknown one was given."""
+    for before, part in zip(loc, loc[1:], strict=False):
+        if isinstance(before, int) and part in STEPS:
+            noun = STEPS[str(part)]
     return sorted(noun.model_fields)  # type: ignore[attr-defined]
 
 
