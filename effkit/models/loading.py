@@ -6,6 +6,7 @@ every device and in every dtype.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def locate(name_or_path: str | Path) -> tuple[str, str]:
     name = str(name_or_path)
     if isinstance(name_or_path, str) and name in BUILT_IN:
         return "built-in", name
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if name.strip() and path.exists():
         return "local", str(path.resolve())
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in (".gguf", *PICKLES):

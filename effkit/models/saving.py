@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ TOKENIZER_ROOM = 32_000_000
 
 def save(model: Model, path: Path) -> Path:
     """Write `model` to the folder `path`, whole or not at all."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / MANIFEST).exists())):
         raise BadInput(
             f"{str(path)!r} exists and was not written by effkit",

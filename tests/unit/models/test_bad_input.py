@@ -54,7 +54,7 @@ def test_unknown_name_offline_says_where_was_looked():
         assert looked in str(error)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "model.gguf", "a/b/c", "weights.bin"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "~nobody/x", "model.gguf", "a/b/c", "weights.bin"])
 def test_path_that_does_not_exist(name):
     refused(name, r"^there is no model at .*Allowed: an existing folder or \.gguf file")
 

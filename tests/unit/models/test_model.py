@@ -53,7 +53,7 @@ def test_a_tied_weight_is_left_out_only_with_all_its_holders(tiny_llama):
 
 
 def test_without_an_unknown_module(tiny_llama):
-    with pytest.raises(BadInput, match="there is no module 'model.layer.0'. Allowed: the names of this model's modules"):
+    with pytest.raises(BadInput, match=r"there is no module 'model.layer.0'. Allowed: the names of this model's modules"):
         tiny_llama.clone(without=["model.layer.0"])
 
 
@@ -111,7 +111,7 @@ def test_logits_of_what_does_not_fit(tiny_llama):
         tiny_llama.logits(torch.tensor([1, 2, 3]))
     with pytest.raises(BadInput, match=r"shape of the token ids is \(1, 0\)"):
         tiny_llama.logits([[]])
-    with pytest.raises(BadInput, match="the text has 257 tokens. This model reads at most 256 at once"):
+    with pytest.raises(BadInput, match=r"the text has 257 tokens. This model reads at most 256 at once"):
         tiny_llama.logits(torch.ones(1, 257, dtype=torch.long))
 
 
@@ -129,11 +129,11 @@ def test_generation_takes_the_likeliest_token_each_time(tiny_llama):
 
 
 def test_generation_of_what_cannot_be(tiny_llama, tiny_classifier):
-    with pytest.raises(BadInput, match="is a sequence classifier. generate works for causal language models"):
+    with pytest.raises(BadInput, match=r"is a sequence classifier. generate works for causal language models"):
         tiny_classifier.generate("x")
-    with pytest.raises(BadInput, match="the prompt has 5 tokens and new_tokens is 252. This model reads at most 256 in all"):
+    with pytest.raises(BadInput, match=r"the prompt has 5 tokens and new_tokens is 252. This model reads at most 256 in all"):
         tiny_llama.generate("hello", new_tokens=252)
-    with pytest.raises(BadInput, match="new_tokens is 0"):
+    with pytest.raises(BadInput, match=r"new_tokens is 0"):
         tiny_llama.generate("hello", new_tokens=0)
 
 

@@ -131,11 +131,11 @@ def test_saving_over_an_older_save_replaces_it(tiny_llama, tmp_path):
 def test_saving_never_replaces_what_effkit_did_not_write(tiny_llama, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(BadInput, match="exists and was not written by effkit.*Choose another name"):
+    with pytest.raises(BadInput, match=r"exists and was not written by effkit.*Choose another name"):
         tiny_llama.save(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BadInput, match="was not written by effkit"):
+    with pytest.raises(BadInput, match=r"was not written by effkit"):
         tiny_llama.save(tmp_path / "file")
 
 
@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_nothing(tiny_llama, small_disk
     tiny_llama.save(small_disk / "saved")
     before = tiny_llama.logits(IDS)
     (small_disk / "other").write_bytes(b"\1" * (shutil.disk_usage(small_disk).free - 200_000))
-    with pytest.raises(CannotWrite, match="the disk is full"):
+    with pytest.raises(CannotWrite, match=r"the disk is full"):
         tiny_llama.save(small_disk / "saved")
     assert sorted(p.name for p in small_disk.iterdir()) == ["other", "saved"]
     assert torch.equal(ek.load(small_disk / "saved", device="cpu").logits(IDS), before), "the older save is whole"
@@ -204,7 +204,7 @@ def test_a_read_only_folder(tiny_llama, tmp_path):
     place.mkdir()
     if os.geteuid() != 0:
         place.chmod(0o555)
-        with pytest.raises(CannotWrite, match="permission denied"):
+        with pytest.raises(CannotWrite, match=r"permission denied"):
             tiny_llama.save(place / "saved")
         return
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], check=False, capture_output=True).returncode:
@@ -218,7 +218,7 @@ def test_a_read_only_folder(tiny_llama, tmp_path):
 
 def test_a_path_through_a_file(tiny_llama, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises((CannotWrite, BadInput), match="Cannot write|not written by effkit"):
+    with pytest.raises((CannotWrite, BadInput), match=r"Cannot write|not written by effkit"):
         tiny_llama.save(tmp_path / "file" / "saved")
 
 
