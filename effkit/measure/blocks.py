@@ -1,7 +1,10 @@
-"""From per-token values to estimates: blocks of neighbouring tokens are the unit of the bootstrap (see spec.intervals).
+"""From per-token values to estimates: the bootstrap draws whole windows of text (see spec.intervals).
 
-Values come as arrays of shape [windows, n]. A window is cut into blocks of about 64 tokens, equal to within one, and
-no block crosses from one window into the next.
+Values come as arrays of shape [windows, n]. Tokens of a window share its topic and its context, so the window is the
+unit that is drawn again. (Seen on WikiText-2 with 4 to 16 windows of 256 tokens: nominal 95% intervals of perplexity
+and KL cover 92 to 97% over windows, but only 78 to 91% over blocks of 64 tokens, as if these were independent.)
+Fewer than four windows leave too little to draw from: then a window is cut into blocks of about 64 tokens, equal to
+within one, and the interval says how sure one is of these windows, not of all such text.
 """
 
 from __future__ import annotations
@@ -15,19 +18,19 @@ import numpy as np
 from effkit.spec.intervals import Estimate, mean_interval, resample, small_sample_stretch
 
 BLOCK = 64
+ENOUGH = 4
 DRAWS = 500
 
 
-def cuts(n: int, block: int = BLOCK) -> list[int]:
-    """Where the blocks of a window of n values begin, and n: cuts(255) -> [0, 63, 127, 191, 255]."""
-    count = max(1, round(n / block))
+def cuts(windows: int, n: int) -> list[int]:
+    """Where the blocks of each window of n values begin, and n: cuts(8, 255) -> [0, 255], cuts(1, 255) -> [0, 63, 127, 191, 255]."""
+    count = 1 if windows >= ENOUGH else max(1, round(n / BLOCK))
     return [n * i // count for i in range(count + 1)]
 
 
-def block_means(values: np.ndarray, block: int = BLOCK) -> np.ndarray:
+def block_means(values: np.ndarray) -> np.ndarray:
     """Means of the blocks of values [windows, n], window after window."""
-    edges = cuts(values.shape[1], block)
-    means = [values[:, a:b].mean(axis=1) for a, b in pairwise(edges)]
+    means = [values[:, a:b].mean(axis=1) for a, b in pairwise(cuts(*values.shape))]
     return np.stack(means, axis=1).reshape(-1)
 
 
@@ -63,7 +66,7 @@ def percentiles_over(values: np.ndarray, shares: Sequence[float], unit: str = ""
     One sort serves all draws: a draw only gives each block, and so each sorted token, a whole-number weight.
     """
     points = [float(x) for x in np.quantile(values, shares)]
-    edges = cuts(values.shape[1])
+    edges = cuts(*values.shape)
     within = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
     owner = (np.arange(values.shape[0])[:, None] * (len(edges) - 1) + within).reshape(-1)
     blocks = values.shape[0] * (len(edges) - 1)

@@ -300,7 +300,7 @@ class _Comparison:
         if agree is not None:
             # against itself nothing is left to chance
             agreement = mean_over(agree) if self.model is self.base else share_over(agree)
-        edges = cuts(material.positions)
+        edges = cuts(material.count, material.positions)
         return Quality(
             perplexity=none if nll is None else exponential(mean_over(nll)),
             base_perplexity=none if base_nll is None else exponential(mean_over(base_nll)),
