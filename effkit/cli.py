@@ -226,6 +226,9 @@ class _Out:
         """The model of the recipe, made, taken up again, or read if it had been made already; it lies in model/ then."""
         from effkit.models.loading import load
 
+        if not recipe.steps:
+            base.save(self.model)
+            return base
         if not self.model.exists():
             try:
                 made = self._work(base, recipe)
@@ -348,6 +351,8 @@ def _watched(run: Run) -> Any:
                     voice.tell(run.progress, run.seconds_left)
                 continue
             break
+        if run.progress is not None:
+            voice.tell(run.progress, None)
         run.saved.wait()
     except _Stopped:
         with contextlib.suppress(BadInput, Unavailable):

@@ -74,18 +74,18 @@ def serve(folder: Path, port: int = 8888, browser: bool = True) -> int:
         import jupyterlab  # noqa: F401
     except ImportError as error:
         raise Unavailable("JupyterLab", f"It cannot be imported ({error})", "pip install jupyterlab") from None
-    start = folder / QUICKSTART
     with tempfile.TemporaryDirectory(prefix="effkit-lab-") as settings:
         (Path(settings) / "overrides.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
         command = [
-            *(sys.executable, "-m", "jupyterlab", str(start if start.exists() else folder)),
+            *(sys.executable, "-m", "jupyterlab"),
+            f"--LabApp.default_url=/lab/tree/{QUICKSTART}" if (folder / QUICKSTART).exists() else "--LabApp.default_url=/lab",
             "--ServerApp.ip=127.0.0.1",
             f"--ServerApp.port={port}",
             f"--ServerApp.root_dir={folder}",
             f"--ServerApp.open_browser={browser}",
             f"--LabApp.app_settings_dir={settings}",
             # JupyterLab asks these addresses for news, updates and extensions; offline that only takes time
-            "--LabApp.news_url=",
+            "--LabApp.news_url=None",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             "--LabApp.extension_manager=readonly",
         ]
