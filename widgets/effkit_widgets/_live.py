@@ -80,6 +80,7 @@ class LiveCard(Card):
     def __init__(self, **traits: Any) -> None:
         self._run: Run | None = None
         self._stage, self._stages = 1, 1
+        self._before = 0.0  # seconds of the runs before this one
         self._at_rest = True
         self._curves = Curves()
         self._events: Sequence[dict[str, Any]] = ()
@@ -147,7 +148,9 @@ class LiveCard(Card):
 
     def _outcome(self, here: bool) -> Any:
         if here:
-            self.send_state()  # in the context of the waiting cell: whoever records it (nbclient) gets the end of the story
+            self.send_state(
+                [key for key in self.keys if not key.startswith("_")]
+            )  # in the context of the waiting cell: whoever records it (nbclient) gets the end of the story
         run = self._run
         if run is None:
             raise BadInput("there is no run to wait for", "Start one first")
@@ -180,12 +183,11 @@ class LiveCard(Card):
     def _made(self, run: Run) -> Any:
         return run.result
 
-    def _show_run(self, run: Run, stage: int = 1, stages: int = 1, anew: bool = True) -> None:
-        """Show `run` from now on. anew: forget the curves of the run before."""
-        self._run, self._stage, self._stages = run, stage, stages
-        self._events, self._read = (), 0
-        if anew:
-            self._curves.clear()
+    def _show_run(self, run: Run, stages: int = 1) -> None:
+        """Show `run` from now on, the first of so many; the curves begin anew."""
+        self._run, self._stage, self._stages = run, 1, stages
+        self._events, self._read, self._before = (), 0, 0.0
+        self._curves.clear()
         self._broken = None
         self._wake()
 
@@ -231,13 +233,16 @@ class LiveCard(Card):
         self._read = end
         following = self._after(run) if name == "done" else None
         if following is not None:
+            self._tell()
+            self._save()
+            self._before += run.elapsed
             self._run, self._stage, self._events, self._read = following, self._stage + 1, (), 0
             return
         self._tell()
         if name in ENDED:
             self._rest(name, run)
             return
-        if time.monotonic() - self._saved_at > HISTORY_PERIOD:
+        if name != self.state["name"] or time.monotonic() - self._saved_at > HISTORY_PERIOD:
             self._save()
         self.state = self._described(name, run)
 
@@ -268,7 +273,7 @@ class LiveCard(Card):
             "unit": at.unit if at else "",
             "message": at.message if at else "",
             "stage": [self._stage, self._stages],
-            "elapsed": round(run.elapsed, 1),
+            "elapsed": round(self._before + run.elapsed, 1),
             "left": None if left is None else round(left, 1),
             "folder": str(run.folder),
             "notes": list(run.notes),
@@ -276,7 +281,8 @@ class LiveCard(Card):
         }
 
     def _asked(self, what: str, values: dict[str, Any]) -> None:
-        self._show(None)
+        if what != "resync":
+            self._show(None)
         if what == "pause":
             self.pause()
         elif what == "resume":

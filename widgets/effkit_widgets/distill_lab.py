@@ -72,7 +72,7 @@ class DistillLab(LiveCard):
         total = len(layer_list(teacher)[1])
         choice = {"layers": max(1, round(total * 2 / 3)), "steps": 100, "temperature": 1.0, "learning_rate": 3e-4}
         super().__init__(config={"name": short_name(teacher.checkpoint.source), "layers": total}, choice=choice)
-        self._where = {"device": str(teacher.device), "date": today()}
+        self._where = {"device": repr(teacher.device), "date": today()}
         self._replan()
         self.observe(self._chosen, names=["choice"])
 
@@ -104,10 +104,10 @@ class DistillLab(LiveCard):
                 self._soon(lambda: self.set_trait("choice", wanted))
             self._student, self._record = None, None
             self._soon(lambda: self.set_trait("verdict", ""))
-            self._where = {"device": str(self._teacher.device), "date": today()}
+            self._where = {"device": repr(self._teacher.device), "date": today()}
             options = {**self._training, **{name: value for name, value in wanted.items() if name != "layers"}}
             self._distilling = start(distill, self._teacher, pruned, text=self._text, **options)
-            self._show_run(self._distilling, 1, 2)
+            self._show_run(self._distilling, 2)
             return self._distilling
 
     def _asked(self, what: str, values: dict[str, Any]) -> None:

@@ -15,10 +15,21 @@ from typing import Any
 import traitlets as t
 
 from effkit.spec.errors import BadInput, choice
-from effkit.spec.frontier import FIGURES, Frontier, figure_of
+from effkit.spec.frontier import FIGURES, Frontier, figure_of, not_distinguishable
 from effkit.spec.record import Record
 
 from ._base import Card, refuse_unknown, script, style
+
+TIES_AMONG = 100  # records up to which every pair is compared
+
+
+def drawn(records: list[Record]) -> list[dict[str, Any]]:
+    """All records as points; each names those that its text cannot tell it apart from."""
+    points = [point(record) for record in records]
+    if len(records) <= TIES_AMONG:
+        for i, a in enumerate(records):
+            points[i]["ties"] = [b.name for j, b in enumerate(records) if i != j and not_distinguishable(a, b)]
+    return points
 
 
 def point(record: Record) -> dict[str, Any]:
@@ -66,7 +77,7 @@ class FrontierCard(Card):
         figures = {name: {"label": label, "unit": unit, "up": better == "up"} for name, (label, unit, better) in FIGURES.items()}
         super().__init__(
             config={"figures": figures, "shares": self._shares, **traits.pop("config", {})},
-            points=[point(r) for r in self._records],
+            points=drawn(self._records),
             axes={"x": x, "y": y, "xlog": False, "ylog": False},
             budgets={"x": None, "y": None},
             **traits,
@@ -103,7 +114,7 @@ class FrontierCard(Card):
 
         def put() -> None:
             self._records = [r for r in self._records if r.id != record.id] + [record]
-            self.points = [point(r) for r in self._records]
+            self.points = drawn(self._records)
 
         self._soon(put)
 

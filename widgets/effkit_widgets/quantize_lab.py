@@ -61,7 +61,7 @@ class QuantizeLab(FrontierCard, LiveCard):
         self._record: Record | None = None
         config = {"name": short_name(model.checkpoint.source), "methods": _offered(model)}
         super().__init__((), "bytes", "retained", 0.9, 0.5, config=config)
-        self._where = {"device": str(model.device), "date": today()}
+        self._where = {"device": repr(model.device), "date": today()}
         self._replan()
         self.observe(lambda _: self._soon(self._replan), names=["choice"])
 
@@ -76,18 +76,23 @@ class QuantizeLab(FrontierCard, LiveCard):
         return self._record
 
     def start(self, **choice: Any) -> Run:
-        """Start what the card shows, or `choice` instead: quantize, then measure. Returns the quantize run at once."""
+        """Quantize as the card shows, then measure. Returns the quantize run at once.
+
+        choice: what to choose otherwise; naming a method starts from that method's defaults, not from the card.
+        """
         with self._starting:
             if not self._at_rest:
                 raise BadInput("a run is going on", "One run at a time", "Cancel it first, or wait for it")
-            wanted = _fields(step_of(Quantize, **{**self._sensible(), **choice}))
+            refuse_unknown("QuantizeLab.start", {name: 0 for name in choice if name not in FIRST}, FIRST)
+            shown = {} if "method" in choice else self._sensible()
+            wanted = _fields(step_of(Quantize, **{**shown, **choice}))
             if choice:
                 self._soon(lambda: self.set_trait("choice", wanted))
             plan_of(self._model, step_of(Quantize, **wanted))  # a mistake is found here, not in the worker
             self._result, self._record = None, None
-            self._where = {"device": str(self._model.device), "date": today()}
+            self._where = {"device": repr(self._model.device), "date": today()}
             run = start(quantize, self._model, **wanted)
-            self._show_run(run, 1, 2 if self._base_record else 3)
+            self._show_run(run, 2 if self._base_record else 3)
             return run
 
     def _sensible(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class RunMonitor(LiveCard):
         self._where = {"date": run.created}
         self._show_run(run)
         self._look()
+        self._save()  # what was told before there was a view
 
     def _take(self, event: dict[str, Any]) -> None:
         for name, value in event["metrics"].items():

@@ -46,7 +46,7 @@ function layerColumns(host, signal, models, present) {
   let rows = list(), X, Y, wide = 0;
   function draw() {
     const { svg, width, height } = it, right = 8, top = 24, bottom = 40;
-    const tall = [0, Math.max(...rows.map((r) => Math.max(sum(r.now), r.was ? sum(r.was) : 0))) * 1.04], left = leftFor(tall, { label: "", unit: "bytes" });
+    const tall = [0, Math.max(...rows.map((r) => Math.max(sum(r.now), r.was ? sum(r.was) : 0))) * 1.04], left = leftFor(tall, { label: "", unit: "bytes" }, height);
     svg.replaceChildren();
     X = scale([rows[0].layer - 0.5, rows.at(-1).layer + 0.5], [left, width - right]);
     Y = scale(tall, [height - bottom, top]);

@@ -102,11 +102,12 @@ function ticksOf(domain, axis, log, count) {
   return { values, divide, texts: values.map((v) => (log ? three(v) : tickText(v, values))), title: `${axis.label}${text ? `, ${text}` : ""}${log ? say("logScale") : ""}` };
 }
 // room for the widest tick of a y axis
-const leftFor = (domain, axis, log = false) => Math.max(34, 14 + 6.4 * Math.max(0, ...ticksOf(domain, axis, log, 5).texts.map((text) => text.length)));
+const leftFor = (domain, axis, height, log = false) => Math.max(34, 14 + 6.4 * Math.max(0, ...ticksOf(domain, axis, log, rowsFor(height)).texts.map((text) => text.length)));
+const rowsFor = (height) => Math.max(3, Math.round((height - 64) / 44));
 // Axes: grid, ticks, titles. Returns nothing; X and Y are scales whose ranges are the plot's edges.
 function axes(g, X, Y, { x, y, width, height, left, bottom }) {
   const count = Math.max(3, Math.floor(Math.abs(X.range[1] - X.range[0]) / 80));
-  const xs = ticksOf(X.domain, x, X.log, count), ys = ticksOf(Y.domain, y, Y.log, 5);
+  const xs = ticksOf(X.domain, x, X.log, count), ys = ticksOf(Y.domain, y, Y.log, rowsFor(height));
   const [top, foot] = [Math.min(...Y.range), Math.max(...Y.range)], [start, end] = [Math.min(...X.range), Math.max(...X.range)];
   for (const [i, v] of xs.values.entries()) {
     const p = X(v * xs.divide);
@@ -162,7 +163,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, wa
     const names = !shown.some((line) => line.dots) && shown.length > 1 && width > 420;
     const right = names ? Math.min(120, 16 + 6.5 * Math.max(...shown.map((line) => line.label.length))) : 14;
     const xs = shown.flatMap((line) => [data(line.name).x[0], data(line.name).x.at(-1)]), ys = shown.flatMap((line) => data(line.name).y);
-    const domain = span?.() ?? extent(xs, { air: 0 }), heights = extent(ys, { floor }), left = leftFor(heights, y);
+    const domain = span?.() ?? extent(xs, { air: 0 }), heights = extent(ys, { floor }), left = leftFor(heights, y, height);
     X = scale([domain[0], Math.max(domain[1], ...xs)], [left, width - right]);
     Y = scale(heights, [height - bottom, top]);
     const g = s("g", { "aria-hidden": "true" }, svg);

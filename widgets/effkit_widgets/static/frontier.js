@@ -5,10 +5,10 @@ Object.assign(STRINGS, {
   front: { en: "Pareto front: nothing else is better on both axes" }, better: { en: "better" },
   region: { en: "90% at 10%" }, least: { en: "at least {v}" }, most: { en: "at most {v}" },
   budgetQuality: { en: "Quality budget" }, budgetCost: { en: "Cost budget" },
-  fits: { en: "{n} of {m} fit the budget" }, brushed: { en: "{n} selected" }, clear: { en: "Clear selection" },
+  fits: { en: "{n} of {m} fit the budget" }, brushed: { en: "{n} selected" }, inside: { en: "fits the budget" }, outside: { en: "outside the budget" }, clear: { en: "Clear selection" },
   noLog: { en: "{n} at zero cannot stand on a logarithmic axis" }, unknown: { en: "{n} not measured on these axes (see the table)" },
   keys: { en: "Arrows move between points, Space selects." }, noPoints: { en: "no measured model yet" },
-  simulated: { en: "simulated" }, chosen: { en: "selected" }, onFront: { en: "on the Pareto front" },
+  simulated: { en: "simulated" }, ties: { en: "not distinguishable from" }, more: { en: "{n} more" }, chosen: { en: "selected" }, onFront: { en: "on the Pareto front" },
   base: { en: "base model" }, quantized: { en: "quantized" }, pruned: { en: "pruned" }, distilled: { en: "distilled" }, combined: { en: "combined" },
   kind: { en: "kind" }, model: { en: "model" }, recipe: { en: "recipe" }, device: { en: "device" }, day: { en: "measured on" }, low: { en: "low" }, high: { en: "high" },
   frontierTable: { en: "Measured models; an interval holds the true value with 95% confidence" },
@@ -60,7 +60,7 @@ function frontierView(host, model, signal, { live, onstate }) {
     const xs = placed.flatMap((p) => p.xs).filter((v) => v !== null), ys = placed.flatMap((p) => p.ys).filter((v) => v !== null);
     if (regionUsable) { xs.push(region.x); if (fy.up || region.y < Math.max(...ys) * 3) ys.push(region.y); }
     const flip = ([a, z], yes) => (yes ? [z, a] : [a, z]);
-    const heights = extent(ys, { log: ylog, floor: Math.min(0, ...ys) }), left = leftFor(heights, fy, ylog);
+    const heights = extent(ys, { log: ylog, floor: Math.min(0, ...ys) }), left = leftFor(heights, fy, height, ylog);
     X = scale(extent(xs, { log: xlog, floor: Math.min(0, ...xs) }), flip([left, width - right], fx.up), xlog);
     Y = scale(heights, flip([height - bottom, top], !fy.up), ylog);
     svg.replaceChildren();
@@ -121,12 +121,13 @@ function frontierView(host, model, signal, { live, onstate }) {
   }
   function spokenPoint(p, front, inside) {
     const fx = fig("x"), fy = fig("y");
-    return [p.name, say(p.kind), `${fy.label} ${intervalText(p.ys, fy.unit)}`, `${fx.label} ${intervalText(p.xs, fx.unit)}`, p.simulated ? say("simulated") : "", front ? say("onFront") : "", inside ? say("fits", { n: 1, m: 1 }).replace("1 of 1 fit", "fits") : ""].filter(Boolean).join("; ");
+    return [p.name, say(p.kind), `${fy.label} ${intervalText(p.ys, fy.unit)}`, `${fx.label} ${intervalText(p.xs, fx.unit)}`, p.simulated ? say("simulated") : "", p.ties?.length ? `${say("ties")} ${p.ties.join(", ")}` : "", front ? say("onFront") : "", say(inside ? "inside" : "outside")].filter(Boolean).join("; ");
   }
   function show(p) {
     const fx = fig("x"), fy = fig("y"), short = (f) => f.label.replace(/ \([^)]*\)/, "");
     const pairs = [[short(fy), intervalText(p.ys, fy.unit)], [short(fx), intervalText(p.xs, fx.unit)], [say("kind"), say(p.kind)]];
     if (p.recipe !== p.name && p.kind !== "base") pairs.push([say("recipe"), p.recipe]);
+    if (p.ties?.length) pairs.push([say("ties"), p.ties.slice(0, 3).join(", ") + (p.ties.length > 3 ? `, ${say("more", { n: p.ties.length - 3 })}` : "")]);
     pairs.push([say("device"), p.device + (p.simulated ? ` (${say("simulated")})` : "")]);
     it.tip.show(X(p.x), Y(p.y), p.name, pairs, placed.filter((q) => q !== p).map((q) => [X(q.x), Y(q.y)]));
     it.box.dataset.hover = p.name;

@@ -8,7 +8,7 @@ const STRINGS = {
   copy: { en: "Copy table" }, copied: { en: "Copied" }, copyFailed: { en: "Copying was refused; use Save as CSV" }, csv: { en: "Save as CSV" },
   recorded: { en: "recorded run{where}" }, recordedWhere: { en: ", on {device}, {date}" },
   broken: { en: "This card could not be drawn" }, brokenTodo: { en: "Run the cell again; if it stays, report this text with the widget's name." },
-  details: { en: "Traceback" }, whatFailed: { en: "What failed" }, empty: { en: "nothing to show yet" },
+  details: { en: "Traceback" }, model: { en: "model" }, bytes: { en: "bytes" }, empty: { en: "nothing to show yet" },
 };
 function say(key, values = {}) {
   const row = STRINGS[key];
@@ -169,7 +169,7 @@ function guarded(draw) {
     try { return await draw(context); } catch (error) {
       const box = h("div", { class: "ek-problem", role: "alert" });
       problemBox(box, { what: say("broken"), why: String(error?.message ?? error), next: say("brokenTodo"), traceback: String(error?.stack ?? "") });
-      context.el.append(h("section", { class: "ek-card", "data-state": "failed" }, box));
+      context.el.replaceChildren(h("section", { class: "ek-card", "data-state": "failed" }, box));
       console.error(error);
     }
   };

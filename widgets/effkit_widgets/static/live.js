@@ -22,12 +22,12 @@ function curveStore(ui, changed) {
   const { model } = ui;
   let epoch = -1, curves = new Map();
   const empty = { x: [], y: [] };
-  function load() {
+  function load(first) {
     const history = model.get("history"), entries = Object.entries(history?.curves ?? {}).map(([name, { x, y }]) => [name, { x: [...floats(x)], y: [...floats(y)] }]);
     const held = [...curves.values()].reduce((n, c) => n + c.x.length, 0), offered = entries.reduce((n, [, c]) => n + c.x.length, 0);
     if (history.epoch < epoch || (history.epoch === epoch && offered < held)) return;
     epoch = history.epoch; curves = new Map(entries);
-    changed();
+    if (first !== true) changed(); // the first time the charts are still to be made
   }
   ui.on("msg:custom", (message, buffers) => {
     if (message?.type !== "points" || message.epoch < epoch) return;
@@ -42,7 +42,8 @@ function curveStore(ui, changed) {
     changed();
   });
   ui.on("change:history", load);
-  load();
+  load(true);
+  if (ui.live() && ["running", "paused"].includes(model.get("state").name)) model.send({ do: "resync" }); // what was sent before this view was made
   return { get: (name) => curves.get(name) ?? empty, names: () => [...curves.keys()], count: () => [...curves.values()].reduce((n, c) => n + c.x.length, 0) };
 }
 // Progress and buttons. startable(): null, or why Start is not possible now. onstart() -> what to send with "start".

@@ -14,7 +14,6 @@ Object.assign(STRINGS, {
   attention: { en: "attention" }, mlp: { en: "MLP" }, embeddings: { en: "embeddings" }, head: { en: "head" }, norms: { en: "norms" }, other: { en: "other" },
   planTable: { en: "Show plan as table" }, planHide: { en: "Hide plan" }, modelsTable: { en: "Show models as table" }, modelsHide: { en: "Hide models" },
   planCaption: { en: "What the plan does to each module" }, shape: { en: "shape" }, action: { en: "action" }, before: { en: "bytes before" }, after: { en: "bytes after" }, reason: { en: "reason" }, weightError: { en: "error" },
-  noBase: { en: "The base is measured once, at the first start." },
 });
 const KIND_SHAPES = { attention: "circle", mlp: "square", embeddings: "diamond", head: "triangle" };
 export default {
@@ -23,7 +22,7 @@ export default {
     const ui = card(el, model, signal, { widget: "QuantizeLab", title: say("labTitle", { name: config.name }), hint: say("labHint") });
     const planPanel = h("div", { class: "ek-panel" }, h("h4", {}, say("planTitle"))), errorPanel = h("div", { class: "ek-panel" }, h("h4", { title: say("errorGloss") }, say("errorTitle")));
     const landing = h("div", { class: "ek-panel ek-landing" }, h("h4", {}, say("frontierTitle")));
-    ui.picture.append(h("div", { class: "ek-columns" }, planPanel, errorPanel), landing);
+    ui.picture.append(h("div", { class: "ek-columns" }, planPanel, errorPanel));
     const rows = () => model.get("plan").rows ?? [];
     const acting = () => rows().filter((row) => row[3] === "quantize");
 
@@ -73,12 +72,13 @@ export default {
 
     // the frontier
     const verdict = h("strong", {}), count = h("span", { class: "ek-quiet" }), line = h("p", { class: "ek-state" }, verdict, " ", count);
-    const words = (text) => { setText(verdict, model.get("points").length ? model.get("sentence") : say("noBase")); if (text !== undefined) setText(count, model.get("points").length > 1 ? text : ""); };
+    const words = (text) => { setText(verdict, model.get("sentence")); if (text !== undefined) setText(count, model.get("points").length > 1 ? text : ""); };
     const view = frontierView(landing, model, signal, { onstate: words });
     landing.append(line, view.controls);
     ui.on("change:sentence", () => words());
     const modelsTwin = tableTwin(ui, view.table, "frontier.csv", { show: say("modelsTable"), hide: say("modelsHide") });
-    ui.on("change:points", modelsTwin.update);
+    const show = () => { landing.hidden = modelsTwin.toggle.hidden = !model.get("points").length; modelsTwin.update(); view.soon(); };
+    ui.on("change:points", show);
 
     // the choice
     const fields = h("div", { class: "ek-fieldset", role: "group", "aria-label": say("method") }), gloss = h("p", { class: "ek-hint" });
@@ -114,9 +114,9 @@ export default {
     });
     ui.controls.append(fields, panel.row);
     ui.controls.before(gloss);
-    ui.controls.after(h("div", { class: "ek-controls" }, planTwin.toggle, modelsTwin.toggle));
+    ui.controls.after(h("div", { class: "ek-controls" }, planTwin.toggle, modelsTwin.toggle), landing);
     ui.on("change:choice", () => panel.update());
     ui.on("change:plan", () => { drawPlan(); planTwin.update(); errors.soon(); panel.update(); });
-    drawPlan(); panel.update();
+    drawPlan(); panel.update(); show();
   }),
 };

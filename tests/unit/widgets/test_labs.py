@@ -1,0 +1,173 @@
+"""The two benches on a tiny model: choose, plan, start, cancel, measure, and what the page is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import torch
+
+import effkit as ek
+from effkit.spec.errors import BadInput, Cancelled
+from effkit.spec.recipe import Distill, Prune, Quantize
+from effkit_widgets import DistillLab, QuantizeLab
+
+from .test_live import click, points, until
+
+TEXT = " ".join(f"the quick brown fox {i} jumps over the lazy dog" for i in range(400))
+FEW = {"window": 64, "windows": 2, "prompt": 8, "new_tokens": 3, "repeats": 2}
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+
+
+def same(model, before) -> bool:
+    return all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
+
+
+@pytest.fixture
+def bench(tiny_llama):
+    return QuantizeLab(tiny_llama, store=False, on=TEXT, measuring=FEW)
+
+
+def test_the_plan_is_there_at_once_and_follows_the_choice(bench, tiny_llama):
+    assert bench.plan["before"] == tiny_llama.stored_bytes
+    four = bench.plan["after"]
+    bench.choice = {**bench.choice, "bits": 8}
+    assert bench.plan["after"] > four
+    assert bench.plan["label"] == Quantize(bits=8).label()
+    assert bench.plan["after"] == ek.plan(tiny_llama, Quantize(bits=8)).bytes_after
+    assert sum(row[8] for row in bench.plan["rows"]) == bench.plan["after"]
+    assert {row[3] for row in bench.plan["rows"]} == {"quantize", "keep"}
+    assert all(row[9] for row in bench.plan["rows"] if row[3] == "keep")
+
+
+def test_an_impossible_choice_is_told_and_cannot_start(bench):
+    bench.choice = {**bench.choice, "group_size": 48}
+    assert bench.plan == {}
+    assert "48" in bench.problem["what"]
+    with pytest.raises(BadInput, match="48"):
+        bench.start()
+    click(bench, "start", choice=dict(bench.choice))
+    assert "48" in bench.problem["what"]
+    assert bench.run is None
+    bench.choice = {**bench.choice, "group_size": 32}
+    assert bench.problem == {}
+    assert bench.plan["after"] > 0
+    with pytest.raises(BadInput, match=r"the option of QuantizeLab.start is 'bit'. .*Did you mean 'bits'"):
+        bench.start(bit=4)
+
+
+def test_methods_are_offered_with_what_fits_the_model(bench):
+    offered = {m["name"]: m for m in bench.config["methods"]}
+    assert set(offered) >= {"rtn", "nf4", "fp4", "int8"}
+    assert offered["rtn"]["bits"] == [2, 3, 4, 5, 6, 7, 8]
+    assert offered["rtn"]["groups"] == ["auto", 32, 64, None]  # rows of 64
+    assert offered["nf4"]["bits"] == [4]
+    assert all(m["groups"] and m["title"] and m["summary"] for m in offered.values())
+
+
+def test_quantize_measure_and_land(bench, tiny_llama):
+    before = weights(tiny_llama)
+
+    async def main():
+        bench._loop = asyncio.get_running_loop()
+        click(bench, "start", choice={**bench.choice, "group_size": 32})
+        small = await bench
+        assert small is bench.result
+        assert [r.recipe.kind() for r in bench.records] == ["base", "quantized"]
+        bench.start(method="nf4")
+        assert bench.result is None
+        await bench
+
+    asyncio.run(main())
+    assert bench.problem == {}
+    assert bench.state["name"] == "done"
+    assert bench.state["stage"] == [2, 2]
+    assert [p["kind"] for p in bench.points] == ["base", "quantized", "quantized"]
+    assert bench.record is bench.records[-1]
+    assert bench.record.recipe.steps[0].method == bench.choice["method"] == "nf4"
+    assert bench.result.stored_bytes == bench.record.cost.bytes == bench.plan["after"]
+    acting = [row for row in bench.plan["rows"] if row[3] == "quantize"]
+    told = sorted(x for kind in bench.history["curves"] for x in points(bench.history, kind)[0])
+    assert told == list(range(1, len(acting) + 1))
+    for kind in bench.history["curves"]:  # each point stands for a module of its kind
+        assert all(acting[int(x) - 1][1] == kind for x in points(bench.history, kind)[0])
+    assert "of the base's quality" in bench.sentence
+    assert same(tiny_llama, before)
+    assert "QuantizeLab('tiny-llama')" in repr(bench)
+
+
+def test_cancel_leaves_the_base_and_makes_nothing(bench, tiny_llama):
+    before = weights(tiny_llama)
+    run = bench.start()
+    with pytest.raises(BadInput, match="a run is going on"):
+        bench.start()
+    bench.cancel()
+    with pytest.raises(Cancelled):
+        bench.wait(60)
+    assert run.state == "cancelled"
+    assert (bench.result, bench.record, bench.records) == (None, None, ())
+    assert same(tiny_llama, before)
+    assert bench.wait.__self__.start() is not run
+    assert bench.wait(60).stored_bytes == bench.plan["after"]
+
+
+def test_a_measurement_that_fails_is_told(tiny_llama):
+    bench = QuantizeLab(tiny_llama, store=False, on="too short", measuring=FEW)
+    bench.start()
+    with pytest.raises(BadInput):
+        bench.wait(60)
+    assert bench.state["name"] == "failed"
+    assert bench.problem["what"]
+    assert bench.result is not None  # what was made is not thrown away
+
+
+def test_distill_measure_and_say_what_was_kept(tiny_llama):
+    before = weights(tiny_llama)
+    bench = DistillLab(tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2})
+    assert bench.choice["layers"] == 2
+    assert bench.plan["after"] == ek.plan(tiny_llama, Prune(layers=2)).bytes_after
+    assert bench.run is None
+
+    async def main():
+        bench._loop = asyncio.get_running_loop()
+        run = bench.start(steps=12, layers=1)
+        click(bench, "pause")
+        await until(lambda: bench.state["name"] == "paused" or run.done())
+        turned = {**bench.choice, "temperature": 2.0, "learning_rate": 1e-3}
+        thread = threading.Thread(target=lambda: setattr(bench, "choice", turned))  # a field changed in the browser
+        thread.start()
+        thread.join()
+        if not run.done():
+            click(bench, "resume")
+        assert await bench is bench.student
+        return run
+
+    run = asyncio.run(main())
+    assert bench.problem == {}
+    assert bench.run is run
+    assert len(points(bench.history, "loss")[0]) == 12
+    held_out = points(bench.history, "held_out")[0]
+    assert (held_out[0], held_out[-1]) == (0, 12)
+    assert bench.record.recipe.kind() == "distilled"
+    assert [type(step) for step in bench.student.recipe.steps] == [Prune, Distill]
+    assert "of the teacher's quality at" in bench.verdict
+    assert any("change" in event for event in run.events) or run.events[-1]["done"] == 12
+    assert same(tiny_llama, before)
+    assert repr(bench) == "DistillLab('tiny-llama')"
+
+
+def test_an_impossible_student_is_told(tiny_llama):
+    bench = DistillLab(tiny_llama, store=False)
+    bench.choice = {**bench.choice, "layers": 7}
+    assert bench.plan == {}
+    assert "7" in bench.problem["what"]
+    bench.choice = {**bench.choice, "layers": 2, "temperature": -1}
+    assert "temperature" in bench.problem["what"]
+    with pytest.raises(BadInput):
+        bench.start(layers=0)
+    with pytest.raises(BadInput, match=r"the option of DistillLab.start is 'epochs'"):
+        bench.start(epochs=3)
