@@ -9,7 +9,8 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from effkit.spec.errors import BadInput, Unavailable
+from effkit.spec.errors import BadInput, CannotWrite, Unavailable, choice
+from effkit.spec.files import writing
 from effkit.spec.progress import Progress, Work
 
 from .default import BUILT_IN
@@ -22,7 +23,7 @@ WANTED = (
 
 def download(name: str, revision: str | None) -> Work[tuple[Path, dict[str, Any]]]:
     """(folder, facts) of a hub model, from the network or, offline, from the cache."""
-    from huggingface_hub import HfApi, constants, errors, hf_hub_download, is_offline_mode, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download, is_offline_mode
 
     if is_offline_mode():
         return _cached(name, revision, "HF_HUB_OFFLINE is set")
@@ -33,11 +34,14 @@ def download(name: str, revision: str | None) -> Work[tuple[Path, dict[str, Any]
         folder = None
         for done, file in enumerate(names):
             yield Progress("load", done, len(names), "files", f"fetching {file}")
-            folder = Path(hf_hub_download(name, file, revision=info.sha)).parent
+            with writing(Path(constants.HF_HUB_CACHE)):
+                folder = Path(hf_hub_download(name, file, revision=info.sha)).parent
         assert folder is not None
         if revision != info.sha:  # so that the same name is found in the cache when there is no network
-            snapshot_download(name, revision=revision, allow_patterns=["config.json"])
+            hf_hub_download(name, names[0], revision=revision)
         return folder, {"revision": info.sha}
+    except CannotWrite:
+        raise
     except errors.GatedRepoError:
         raise Unavailable(
             f"{name} is gated", f"{constants.ENDPOINT} gives it only to people who accepted its terms", "Accept them there and set HF_TOKEN"
@@ -55,7 +59,8 @@ def download(name: str, revision: str | None) -> Work[tuple[Path, dict[str, Any]
             f"{constants.ENDPOINT} answered {status or 'with an error'}",
             "Try again later, or check HF_TOKEN",
         ) from error
-    except (OSError, _network_error()) as error:
+    # HTTPError is the root of the HTTP library's errors; which library that is depends on huggingface_hub's version
+    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         folder, facts = _cached(name, revision, f"{constants.ENDPOINT} could not be reached ({_first_line(error)})", error)
         return folder, {**facts, "more_notes": ("The hub could not be reached: this is the copy in the cache.",)}
 
@@ -85,8 +90,6 @@ def wanted_files(files: list[str], name: str) -> list[str]:
 
 
 def unknown(name: str, why: str) -> BadInput:
-    from effkit.spec.errors import choice
-
     known = choice("the model", name, BUILT_IN)
     return BadInput(
         f"there is no model {name!r}: it is not built in, there is no such folder, and {why}",
@@ -108,12 +111,6 @@ def _cached(name: str, revision: str | None, why: str, cause: BaseException | No
             "Connect to the network, load it once, and it works offline afterwards; or use a built-in model",
         ) from cause
     return folder, {"revision": folder.name}
-
-
-def _network_error() -> type[BaseException]:
-    import httpx
-
-    return httpx.HTTPError
 
 
 def _first_line(error: BaseException) -> str:

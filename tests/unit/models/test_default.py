@@ -97,24 +97,6 @@ def test_load_gives_it_with_its_licence_and_note(file):
     assert model.stored_bytes == 4 * 134515008
 
 
-@pytest.mark.slow
-def test_transformers_own_conversion_gives_the_same(before_and_after, file):
-    from effkit.models.gguf import read_gguf
-
-    module, tokenizer, facts = finish(read_gguf(file))
-    logits, *_, ours = before_and_after
-    with torch.inference_mode():
-        assert torch.equal(module(IDS).logits, logits)
-    words = "Plain words, without digits:\n  def f(x):\n\treturn ünïcode"
-    assert tokenizer(words)["input_ids"] == ours(words)["input_ids"]
-    assert tokenizer.special_tokens_map == ours.special_tokens_map
-    assert facts["licence"] == "apache-2.0"
-    assert not hasattr(module.config, "quantization_config")
-    assert not getattr(module, "is_quantized", False)
-    half = module.half()  # a model that still held its quantizer would refuse
-    assert half.dtype == torch.float16
-
-
 def test_rescaling_minds_grouped_queries_and_biases():
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -8,19 +8,26 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 
 import effkit as ek
+from effkit.models.default import read_llama
+from effkit.models.gguf import read_gguf
 from effkit.models.header import read_header
 from effkit.spec.errors import BadInput
+from effkit.spec.progress import finish
 
-TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "▁a"]
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+TOKENS = ["<unk>", "<s>", "</s>", *ALPHABET, "he", "ll", "hell"]
+MERGES = ["h e", "l l", "he ll"]
+HEADS, KEY_VALUE_HEADS = 4, 2
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """A tiny Llama with random weights, written by the gguf library: Q8_0 linears, a sentencepiece-like vocabulary."""
+    """A tiny Llama with random weights, written by the gguf library: Q8_0 linears, grouped queries, byte-level tokens."""
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    hidden, mlp, layers, heads = 64, 96, 2, 2
+    hidden, mlp, layers = 64, 96, 2
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_license("mit")
@@ -28,18 +35,19 @@ def file(tmp_path_factory):
     writer.add_embedding_length(hidden)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(mlp)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(heads)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KEY_VALUE_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(TOKENS))
-    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
-    writer.add_token_scores([0.0] * len(TOKENS))
-    writer.add_token_types([2, 3, 3, *[6] * 256, 1, 1, 1, 1])
+    writer.add_token_types([3, 3, 3, *[1] * 259])
+    writer.add_token_merges(MERGES)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
     random = np.random.default_rng(5)
 
     def linear(name, rows, columns):
@@ -52,7 +60,7 @@ def file(tmp_path_factory):
         for part in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{i}.{part}.weight", np.ones(hidden, dtype=np.float32))
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            linear(f"blk.{i}.{part}.weight", hidden, hidden)
+            linear(f"blk.{i}.{part}.weight", hidden // 2 if part in ("attn_k", "attn_v") else hidden, hidden)
         linear(f"blk.{i}.ffn_gate.weight", mlp, hidden)
         linear(f"blk.{i}.ffn_up.weight", mlp, hidden)
         linear(f"blk.{i}.ffn_down.weight", hidden, mlp)
@@ -67,8 +75,8 @@ def file(tmp_path_factory):
 def test_a_gguf_file_loads_saves_and_loads(file, tmp_path):
     model = ek.load(file, device="cpu")
     assert (model.checkpoint.architecture, model.checkpoint.licence) == ("LlamaForCausalLM", "mit")
-    assert model.checkpoint.parameters == len(TOKENS) * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 96 + 2 * 64) + 64
-    ids = torch.tensor([[1, 260, 261, 262, 40]])
+    assert model.checkpoint.parameters == len(TOKENS) * 64 + 2 * (3 * 64 * 64 + 3 * 64 * 96 + 2 * 64) + 64
+    ids = torch.tensor([[1, 260, 261, 40]])
     logits = model.logits(ids)
     assert torch.isfinite(logits).all()
     model.save(tmp_path / "saved")
@@ -76,6 +84,23 @@ def test_a_gguf_file_loads_saves_and_loads(file, tmp_path):
     half = ek.load(file, device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16
     assert half.checkpoint.hash == model.checkpoint.hash
+
+
+def test_the_built_in_models_reader_agrees_with_transformers(file):
+    ours, tokenizer = finish(read_llama(file))
+    theirs, other, _ = finish(read_gguf(file))
+    mine, its = ours.state_dict(), theirs.state_dict()
+    assert mine.keys() == its.keys()
+    assert [name for name in mine if not torch.equal(mine[name], its[name])] == []
+    for name, value in theirs.config.to_dict().items():
+        if name not in ("_name_or_path", "_model_name_or_path", "unk_token_id"):
+            assert ours.config.to_dict()[name] == value, name
+    text = "hello shell, <s>ünï</s>\n\tllama"
+    assert tokenizer(text)["input_ids"] == other(text)["input_ids"]
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.special_tokens_map == other.special_tokens_map
+    assert not hasattr(theirs.config, "quantization_config")
+    assert theirs.half().dtype == torch.float16, "a model that still held its quantizer would refuse"
 
 
 def test_a_folder_with_one_gguf_file(file):
