@@ -15,6 +15,7 @@ import torch
 import effkit as ek
 from effkit.hardware import preflight
 from effkit.hardware.clock import Clock
+from effkit.hardware.doctor import examine
 from effkit.hardware.memory import PeakMemory, guard
 from effkit.spec.errors import OutOfMemory, Unavailable
 
@@ -151,3 +152,16 @@ def test_tensors_of_two_devices_do_not_mix():
         torch.ones(2, device="npu:0") + torch.ones(2, device="npu:1")
     with pytest.raises(RuntimeError, match="npu:0 and cpu"):
         torch.ones(2, device="npu:0") + torch.ones(2)
+
+
+def test_doctor_says_simulated_and_tries_every_npu():
+    found = examine()
+    checks = {check["name"]: check for check in found["checks"]}
+    for name in ("npu:0", "npu:1"):
+        assert "Ascend910B1 (simulated)" in checks[name]["found"]
+        assert "simulated: nothing measured on it is a claim about real hardware" in checks[name]["found"]
+        assert checks[f"{name} numbers"]["works"], checks[f"{name} numbers"]
+        assert checks[f"{name} timing"]["found"] == "by device events"
+    assert checks["torch_npu"]["works"]
+    assert checks["bitsandbytes on npu"]["works"], checks["bitsandbytes on npu"]
+    assert found["ok"]
