@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Elements of one slice of rows: 4 MB of float32 fits a CPU's cache; accelerators want fewer, larger kernels.
+SLICE = {"cpu": 1 << 20}
+SLICE_ELSEWHERE = 1 << 25
 REACH = 40.0
 LEVELS = 65535
 # int16 instead of uint16: every device can convert it.
@@ -33,9 +36,15 @@ class Coded:
         return root.mul_(root).neg_()
 
 
+def rows_of_slice(logits: Tensor) -> int:
+    """How many rows of logits [n, vocabulary] to work on at once."""
+    return max(1, SLICE.get(logits.device.type, SLICE_ELSEWHERE) // logits.shape[-1])
+
+
 @torch.no_grad()
-def encode(logits: Tensor, rows: int = 32) -> Coded:
+def encode(logits: Tensor) -> Coded:
     """The compact form, on the CPU, of logits [n, vocabulary] of any floating type; -inf becomes 40 below the top."""
+    rows = rows_of_slice(logits)
     codes = torch.empty(logits.shape, dtype=torch.int16)
     steps = torch.empty(logits.shape[0], dtype=torch.float32)
     for start in range(0, logits.shape[0], rows):

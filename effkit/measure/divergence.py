@@ -16,11 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .coding import Coded
-
-# Elements of one slice: 4 MB of float32 fits a CPU's cache; accelerators want fewer, larger kernels.
-SLICE = {"cpu": 1 << 20}
-SLICE_ELSEWHERE = 1 << 25
+from .coding import Coded, rows_of_slice
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,8 @@ def score(logits: Tensor, targets: Tensor | None = None, base: Tensor | Coded | 
     `base` is the base's logits [n, vocabulary], or their compact form. KL of a tensor to itself is exactly 0;
     logits [0, 0] against base logits [0, log 3] give 0.1308 nats.
     """
-    n, vocabulary = logits.shape
-    rows = max(1, SLICE.get(logits.device.type, SLICE_ELSEWHERE) // vocabulary)
+    n = len(logits)
+    rows = rows_of_slice(logits)
     slices = []
     for start in range(0, n, rows):
         part = slice(start, min(start + rows, n))

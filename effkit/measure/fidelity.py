@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from effkit.hardware.memory import guard
+from effkit.models.datasets import Text
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
 from effkit.spec.intervals import Estimate
@@ -31,7 +32,7 @@ from .divergence import Scores, score
 from .material import Material, Windows, material_for
 from .reference import Shelf, key_of
 
-On = str | Path | Sequence[str] | None
+On = str | Path | Sequence[str] | Text | None
 
 
 @long_work

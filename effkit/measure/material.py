@@ -73,7 +73,7 @@ class Texts:
 Material = Windows | Texts
 
 
-def material_for(model: Model, base: Model | None, on: str | Path | Sequence[str] | None, window: int, windows: int) -> Material:
+def material_for(model: Model, base: Model | None, on: str | Path | Sequence[str] | Text | None, window: int, windows: int) -> Material:
     """What `on` means for this model. BadInput: empty or too short text, a window that a model cannot read, other tokens."""
     text = datasets.read_text(on)
     for who, m in (("model", model), ("base", base)):
