@@ -30,6 +30,8 @@ tolerance = module("tests/notebooks/nbval_tolerance.py")
 lint = module("tests/notebooks/lint.py")
 runner = module("tests/run.py")
 environment = module("tools/environment.py")
+gate = module("tests/notebooks/mutation_gate.py")
+builder = module("tools/build_notebooks.py")
 
 
 # --- tolerance
@@ -251,3 +253,56 @@ def test_every_pin_is_exact_and_public():
     for line in lines:
         name, _, version = line.partition("==")
         assert all((name, version, not set("+@/ <>") & set(line))), line
+
+
+# --- mutation gate
+
+
+@pytest.mark.parametrize("mutant", gate.MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_still_fits_the_source(mutant):
+    text = (ROOT / "effkit" / mutant.file).read_text(encoding="utf-8")
+    assert gate.mutated(text, mutant) != text
+
+
+def test_quantize_distill_and_profile_are_all_broken():
+    assert {mutant.verb for mutant in gate.MUTANTS} == {"quantize", "distill", "profile"}
+
+
+def test_a_mutant_whose_line_is_gone_is_refused():
+    mutant = gate.Mutant("gone", "quantize", "compress/quantization/rounding.py", "no such line", "")
+    with pytest.raises(ValueError, match="holds 'no such line' 0 times, not once: bring this mutant up to date"):
+        gate.mutated("x = 1", mutant)
+
+
+def test_the_gate_sees_a_mutant_caught_and_one_that_survives(tmp_path):
+    checks = "from effkit.spec.errors import bytes_text\nprint(bytes_text(79_700_000))"
+    watchful, blind = tmp_path / "watchful.ipynb", tmp_path / "blind.ipynb"
+    nbformat.write(executed(("print(1)", "1\n"), (checks, "79.7 MB\n")), watchful)
+    nbformat.write(executed(("import effkit", "")), blind)
+    mutant = gate.Mutant("other units", "profile", "spec/errors.py", '("MB", 1e6)', '("MB", 2**20)')
+    assert gate.caught_by(mutant, tmp_path, watchful) == (1, "Cell outputs differ")
+    assert gate.caught_by(mutant, tmp_path, blind) is None
+
+
+# --- notebook builder
+
+
+def test_a_source_becomes_cells():
+    notebook = builder.parse("# Title\n\nWords.\n\n```python\nx = 1\n```\n\nMore.\n\n```python live\nx\n```\n")
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
+        ("markdown", "# Title\n\nWords."),
+        ("code", "x = 1"),
+        ("markdown", "More."),
+        ("code", "x"),
+    ]
+    assert notebook.cells[3].metadata["tags"] == ["nbval-ignore-output"]
+    assert "tags" not in notebook.cells[1].metadata
+    assert [cell.id for cell in notebook.cells] == ["cell-1", "cell-2", "cell-3", "cell-4"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_a_committed_notebook_is_its_source_executed(path):
+    written = builder.parse((builder.SOURCES / f"{path.stem}.md").read_text(encoding="utf-8"))
+    committed = nbformat.read(path, as_version=4)
+    shape = [[(cell.cell_type, cell.source, cell.metadata.get("tags")) for cell in n.cells] for n in (written, committed)]
+    assert shape[0] == shape[1], "run: python tools/build_notebooks.py"

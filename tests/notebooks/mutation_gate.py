@@ -1,0 +1,155 @@
+"""Break quantize, distill and profile in turn, and see a notebook go red: `python tests/notebooks/mutation_gate.py [MUTANT ...]`.
+
+A committed notebook that stays green whatever the library does tests nothing. Each mutant is one change of one line in a
+copy of the library; the notebook runs through nbval against that copy until a cell fails. A mutant that survives fails
+the gate, and so does one whose line is no longer in the source: then the gate must be brought up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
+MINUTES = 6  # for one mutant
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+import run as runner  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` stands exactly once in `file` and becomes `new`."""
+
+    name: str
+    verb: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = (
+    Mutant(
+        "the first token counts as an output token",
+        "profile",
+        "measure/latency.py",
+        "self.rest.append(spent[1:])",
+        "self.rest.append(spent)",
+    ),
+    Mutant(
+        "warm-up repeats are kept",
+        "profile",
+        "measure/latency.py",
+        "        work.forget()\n",
+        "",
+    ),
+    Mutant(
+        "zero points are one too high",
+        "quantize",
+        "compress/quantization/rounding.py",
+        "None if zeros is None else zeros.to(torch.uint8))",
+        "None if zeros is None else (zeros + 1).to(torch.uint8))",
+    ),
+    Mutant(
+        "the lowest level of every group is not used",
+        "quantize",
+        "compress/quantization/rounding.py",
+        "q.clamp_(0, 2**bits - 1)",
+        "q.clamp_(1, 2**bits - 1)",
+    ),
+    Mutant(
+        "the student is not divided by the temperature",
+        "distill",
+        "compress/distillation/losses.py",
+        "torch.log_softmax(student.float() / temperature, dim=-1)",
+        "torch.log_softmax(student.float(), dim=-1)",
+    ),
+    Mutant(
+        "the optimiser never steps",
+        "distill",
+        "compress/distillation/distilling.py",
+        "            self.optimizer.step()\n",
+        "",
+    ),
+)
+
+
+def mutated(text: str, mutant: Mutant) -> str:
+    """The source with the mutant's change; ValueError if its line does not stand there exactly once."""
+    if (found := text.count(mutant.old)) != 1:
+        raise ValueError(f"{mutant.file} holds {mutant.old!r} {found} times, not once: bring this mutant up to date")
+    return text.replace(mutant.old, mutant.new)
+
+
+def caught_by(mutant: Mutant, home: Path, notebook: Path = NOTEBOOK) -> tuple[int, str] | None:
+    """The first code cell that fails against the mutant, with what it says; None if every cell passes.
+
+    The mutant must be what runs, so the copy's place is asked for first. Reference outputs of the base are kept in
+    `home` from mutant to mutant: no mutant here changes them.
+    """
+    with tempfile.TemporaryDirectory(prefix="effkit-mutant-") as folder:
+        shutil.copytree(ROOT / "effkit", Path(folder) / "effkit", ignore=shutil.ignore_patterns("__pycache__"))
+        target = Path(folder) / "effkit" / mutant.file
+        target.write_text(mutated(target.read_text(encoding="utf-8"), mutant), encoding="utf-8")
+        environment = runner.environment(str(home))
+        environment["PYTHONPATH"] = f"{folder}:{environment['PYTHONPATH']}"
+        where = subprocess.run(
+            [sys.executable, "-c", "import effkit; print(effkit.__file__)"], cwd=home, env=environment, capture_output=True, text=True
+        )
+        assert where.stdout.startswith(folder), f"the mutant is not what runs: {where.stdout}{where.stderr}"
+        done = subprocess.run(
+            [sys.executable, *runner.NBVAL, "-x", "--color=no", "--tb=short", str(notebook)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=MINUTES * 60,
+        )
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"Cell (\d+): (.+)", done.stdout)
+    if failed is None:
+        raise RuntimeError(f"nbval ended with {done.returncode}, but no cell failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return int(failed[1]), failed[2]
+
+
+def first_line(notebook: Path, number: int) -> str:
+    """The first line of the code cell that nbval counts as `number`."""
+    import nbformat
+
+    code = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    return code[number].source.splitlines()[0]
+
+
+def main(names: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names or mutant.verb in names]
+    caught = 0
+    with tempfile.TemporaryDirectory(prefix="effkit-gate-") as home:
+        for mutant in chosen:
+            begun = time.monotonic()
+            try:
+                result = caught_by(mutant, Path(home))
+            except (ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
+                print(f"{mutant.verb}: {mutant.name}: cannot be judged: {error}", flush=True)
+                continue
+            if result is None:
+                print(f"{mutant.verb}: {mutant.name}: SURVIVED", flush=True)
+                continue
+            caught += 1
+            number, words = result
+            cell = f"cell {number} ({first_line(NOTEBOOK, number)!r})"
+            print(f"{mutant.verb}: {mutant.name}: caught by {cell}: {words}, {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"{caught} passed, {len(chosen) - caught} failed")
+    return 0 if chosen and caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
