@@ -11,6 +11,7 @@ the last snapshot. Nothing is printed or displayed from the worker: whoever show
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import inspect
 import math
@@ -34,7 +35,7 @@ from .worker import Worker
 
 __all__ = ["Run", "RunError", "attach", "start"]
 
-LOOK_SECONDS = 0.05  # how often an awaited run is looked at
+LOOK_SECONDS = 0.05  # how often a run in another process is looked at while it is waited for
 
 _known: weakref.WeakValueDictionary[Path, Run] = weakref.WeakValueDictionary()
 
@@ -278,6 +279,15 @@ class Run:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
+        if isinstance(self._source, Worker):
+            loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+            def tell() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for the run
+                    loop.call_soon_threadsafe(ended.set)
+
+            self._source.when_finished(tell)
+            await ended.wait()
         while not self._ended():
             await asyncio.sleep(LOOK_SECONDS)
         return self._outcome()

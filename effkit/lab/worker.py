@@ -56,6 +56,7 @@ class Worker:
         self._changes: dict[str, Any] = {}
         self._news: Mapping[str, Any] = {}  # changed for the step that comes
         self._answers: list[threading.Event] = []
+        self._callers: list[Callable[[], Any]] = []
         self._before = 0.0  # seconds of work before `_since`, the start or the last resume
         self._since: float | None = None
         self._written = 0
@@ -95,6 +96,21 @@ class Worker:
             self._bell.notify_all()
         return answer
 
+    def when_finished(self, call: Callable[[], Any]) -> None:
+        """Have `call` called, in the worker's thread, when the work has ended; at once if it has."""
+        with self._bell:
+            if not self.finished.is_set():
+                self._callers.append(call)
+                return
+        call()
+
+    def _finish(self) -> None:
+        with self._bell:
+            self.finished.set()
+            callers, self._callers = self._callers, []
+        for call in callers:
+            call()
+
     @property
     def elapsed(self) -> float:
         since = self._since
@@ -114,7 +130,7 @@ class Worker:
             self._arguments = None
             self._writes = False
             self._home.release()
-            self.finished.set()
+            self._finish()
             self.saved.set()
             for answer in self._answers:
                 answer.set()
@@ -217,7 +233,7 @@ class Worker:
         if state == "cancelled":
             self._write("its end", lambda: self._put_away(state))
         self.state = state
-        self.finished.set()
+        self._finish()
         if state == "done":
             self._write("its result", self._save_result)
         if state in ("done", "failed"):
