@@ -174,7 +174,7 @@ def built(cls: Any, config: Any, tensors: dict[str, torch.Tensor], source: str) 
             "Load the original checkpoint",
         )
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with quiet():
             module, info = cls.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
     except (RuntimeError, ValueError, KeyError, ImportError) as error:
         raise BadInput(

@@ -29,7 +29,7 @@ def read_gguf(path: Path) -> Work[tuple[Any, Any, dict[str, Any]]]:
         with quiet(), redirect_stderr(io.StringIO()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**where, trust_remote_code=False, local_files_only=True)
         yield Progress("load", 2, 4, "steps", f"reading the weights of {path.name}")
-        with quiet(), redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
+        with quiet(), redirect_stderr(io.StringIO()):
             module: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, trust_remote_code=False, local_files_only=True, **_dequantize()
             )

@@ -100,7 +100,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def rebuilt(cls: Any, config: Any, data: dict[str, Any], tensors: dict[str, torch.Tensor], source: str) -> nn.Module:
     """The module that was saved: an empty one of its class, its replaced modules, then the stored tensors as they are."""
     config.dtype = getattr(torch, data["dtype"])
-    with init_empty_weights(include_buffers=False), torch.random.fork_rng(devices=[]):
+    with init_empty_weights(include_buffers=False):
         module: nn.Module = cls(config)
     for name, spec in data["modules"].items():
         module.set_submodule(name, build(spec))
