@@ -6,6 +6,7 @@ that effkit asks torch_npu the right questions and waits for the device.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 
@@ -68,6 +69,8 @@ def test_marks_measure_what_lies_between_them(machine):
     x = torch.ones(8, device="npu:0")
     clock = Clock("npu:0")
     with machine.having(op_ns=20_000_000):
+        for _ in range(15):
+            x.add_(1)  # the queue stays ahead, so that a pause of this process does not show
         marks = [clock.mark()]
         for count in (5, 15):
             for _ in range(count):
@@ -86,6 +89,19 @@ def test_work_queued_before_a_span_is_not_counted(machine):
         with Clock("npu:0").measure() as span:
             x.add_(1)
     assert span.seconds < 0.3
+
+
+def test_a_device_without_events_is_waited_for_before_and_after(machine):
+    x = torch.ones(8, device="npu:0")
+    clock = Clock(dataclasses.replace(ek.device("npu:0"), timing="wall clock"))
+    assert clock.how == "wall clock after synchronising"
+    with machine.having(op_ns=20_000_000):
+        for _ in range(20):
+            x.add_(1)
+        with clock.measure() as span:
+            for _ in range(5):
+                x.add_(1)
+    assert 0.1 <= span.seconds < 0.35
 
 
 def test_peak_memory_comes_from_the_allocator_of_that_device():
