@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import inspect
 import threading
 import time
 from array import array
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import traitlets as t
 
 from effkit.lab.run import Run
-from effkit.spec.errors import BadInput, Cancelled
+from effkit.spec.errors import BadInput, Cancelled, choice
+from effkit.spec.progress import LongVerb
 
 from ._base import Card
 
@@ -301,6 +303,15 @@ class LiveCard(Card):
             state = self._run.state if self._run else "not started"
             raise BadInput(f"the run is {state}", "Only a run that is going on can be asked for this", "Start one first")
         return self._run
+
+
+def options_of(verb: LongVerb, field: str, given: Mapping[str, Any] | None, taken: Sequence[str]) -> dict[str, Any]:
+    """`given` as arguments of `verb`, checked now and not after minutes of work. `taken`: what the card gives itself."""
+    free = [name for name in inspect.signature(verb.work).parameters if name not in (*taken, "resume")]
+    for name in given or {}:
+        if name not in free:
+            raise choice(f"the option in {field}", name, sorted(free))
+    return dict(given or {})
 
 
 def today() -> str:

@@ -24,7 +24,7 @@ from effkit.spec.recipe import Distill, Prune, step_of
 from effkit.spec.record import Record
 
 from ._base import explained, refuse_unknown, script, short_name, style
-from ._live import LiveCard, today
+from ._live import LiveCard, options_of, today
 
 KNOBS = ("temperature", "learning_rate")
 
@@ -65,7 +65,9 @@ class DistillLab(LiveCard):
         if not isinstance(teacher, Model):
             raise BadInput(f"the teacher is a {type(teacher).__name__}", "Allowed: a Model", "ek.load(...) gives one")
         self._teacher, self._text, self._store, self._on = teacher, text, store, on
-        self._measuring, self._training = dict(measuring or {}), dict(training or {})
+        self._measuring = options_of(measure, "measuring", measuring, ("model", "base", "on", "store"))
+        fields = ("steps", "temperature", "learning_rate")
+        self._training = options_of(distill, "training", training, ("teacher", "student", "text", *fields))
         self._distilling: Run | None = None
         self._student: Model | None = None
         self._record: Record | None = None

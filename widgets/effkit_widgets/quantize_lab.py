@@ -24,7 +24,7 @@ from effkit.spec.recipe import Quantize, step_of
 from effkit.spec.record import Record
 
 from ._base import explained, refuse_unknown, script, short_name, style
-from ._live import LiveCard, today
+from ._live import LiveCard, options_of, today
 from .frontier_board import FrontierCard
 
 GROUPS: tuple[int | str | None, ...] = ("auto", 32, 64, 128, 256, None)
@@ -55,7 +55,8 @@ class QuantizeLab(FrontierCard, LiveCard):
         refuse_unknown("QuantizeLab", unknown, ("model", "store", "on", "measuring"))
         if not isinstance(model, Model):
             raise BadInput(f"the model is a {type(model).__name__}", "Allowed: a Model", "ek.load(...) gives one")
-        self._model, self._store, self._on, self._measuring = model, store, on, dict(measuring or {})
+        self._model, self._store, self._on = model, store, on
+        self._measuring = options_of(measure, "measuring", measuring, ("model", "base", "on", "store"))
         self._base_record: Record | None = None
         self._result: Model | None = None
         self._record: Record | None = None

@@ -115,6 +115,15 @@ def test_cancel_leaves_the_base_and_makes_nothing(bench, tiny_llama):
     assert bench.wait(60).stored_bytes == bench.plan["after"]
 
 
+def test_options_are_checked_before_any_work(tiny_llama):
+    with pytest.raises(BadInput, match=r"the option in measuring is 'windws'.*Did you mean 'windows'"):
+        QuantizeLab(tiny_llama, measuring={"windws": 2})
+    with pytest.raises(BadInput, match="the option in measuring is 'store'"):
+        DistillLab(tiny_llama, measuring={"store": False})
+    with pytest.raises(BadInput, match=r"the option in training is 'bach'.*Did you mean 'batch'"):
+        DistillLab(tiny_llama, training={"bach": 2})
+
+
 def test_a_measurement_that_fails_is_told(tiny_llama):
     bench = QuantizeLab(tiny_llama, store=False, on="too short", measuring=FEW)
     bench.start()

@@ -148,6 +148,22 @@ def test_a_failure_is_told_in_the_card():
     assert points(card.history, "count/loss")[0] == [1, 2, 3]
 
 
+def test_a_fault_of_the_card_itself_is_told_too():
+    class Faulty(RunMonitor):
+        def _after(self, run):
+            raise RuntimeError("the card broke")
+
+    async def main():
+        card = Faulty(ek.start(count, 5))
+        with pytest.raises(RuntimeError, match="the card broke"):
+            await card
+        return card
+
+    card = asyncio.run(main())
+    assert card.state["name"] == "failed"
+    assert card.problem["what"] == "RuntimeError: the card broke"
+
+
 def test_a_request_that_cannot_be_met_is_told_in_the_card():
     async def main():
         run = ek.start(count, 3)
@@ -177,6 +193,7 @@ def test_a_browser_that_comes_late_gets_everything():
         assert late.gaps > 0
         click(card, "resync")
         await until(lambda: len(late.curves.get("count/loss", ([],))[0]) == 30)
+        assert late.threads == {threading.main_thread()}
 
     asyncio.run(main())
 

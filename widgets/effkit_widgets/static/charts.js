@@ -98,6 +98,7 @@ function ticksOf(domain, axis, log, count) {
   const { divide, text } = axisUnit(axis.unit, Math.max(...domain.map(Math.abs)));
   const [low, high] = [Math.min(...domain) / divide, Math.max(...domain) / divide];
   let values = log ? logTicks(low, high, count) : ticks(low, high, count);
+  for (let more = count + 1; !log && values.length < 3 && more < count + 5; more++) values = ticks(low, high, more);
   if (axis.whole) values = values.filter(Number.isInteger);
   return { values, divide, texts: values.map((v) => (log ? three(v) : tickText(v, values))), title: `${axis.label}${text ? `, ${text}` : ""}${log ? say("logScale") : ""}` };
 }
@@ -131,6 +132,7 @@ function fitText(text, width) {
 }
 Object.assign(STRINGS, {
   logScale: { en: " (logarithmic)" },
+  barKeys: { en: "Left and right arrows move between the parts." }, share: { en: "share" },
   chartKeys: { en: "Left and right arrows move along the curve, with Shift ten points at a time." },
 });
 
@@ -243,29 +245,49 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, wa
 
 // Stacked bars lying down, one a row: rows [{ name, total, parts: [{ kind, label, value, note }] }], all on one scale.
 function stackedBars(host, signal, { label, rows, unit = "bytes" }) {
-  const it = frame(host, signal, { label, ratio: 0, least: 10 }, draw);
+  const it = frame(host, signal, { label: `${label}. ${say("barKeys")}`, ratio: 0, least: 10 }, draw);
+  const spoken = h("span", { class: "ek-hush", "aria-live": "polite" });
+  it.box.append(spoken);
+  let segments = [], cursor = -1;
   function draw() {
     const { svg, width } = it, tall = 26, pitch = 52, list = rows(), height = Math.max(60, list.length * pitch + 4);
     fill(svg, { viewBox: `0 0 ${width} ${height}`, height });
     svg.replaceChildren();
+    segments = [];
     const most = Math.max(...list.map((row) => row.total), 1), X = scale([0, most], [0, width - 2]);
-    let drawn = 0;
     list.forEach((row, n) => {
       const y = n * pitch + 20;
       s("text", { x: 0, y: y - 6 }, svg, fitText(`${row.name}: ${withUnit(row.total, unit)}${row.note ? `, ${row.note}` : ""}`, width));
       let at = 0;
       for (const part of row.parts.filter((p) => p.value > 0)) {
-        const x = X(at), w = Math.max(1, X(at + part.value) - x - 1);
-        at += part.value; drawn++;
-        const g = s("g", { class: `ek-mark-${part.kind}` }, svg);
+        const x = X(at), w = Math.max(1, X(at + part.value) - x - 1), g = s("g", { class: `ek-mark-${part.kind}` }, svg), i = segments.length;
+        at += part.value;
         s("rect", { x, y, width: w, height: tall, style: "fill:var(--ek-mark)" }, g);
         if (w > part.label.length * 6.5 + 10) s("text", { x: x + 6, y: y + 17, style: "fill:var(--ek-ground)" }, g, part.label);
-        g.addEventListener("pointerenter", () => it.tip.show(x + Math.min(w / 2, width - 10), y + tall / 2, part.label, [[row.name, withUnit(part.value, unit)], ["", `${three((100 * part.value) / row.total)}%`]], []));
-        g.addEventListener("pointerleave", () => it.tip.hide());
+        segments.push({ row, part, x, y, w, tall });
+        g.addEventListener("pointerenter", () => show(i, false));
+        g.addEventListener("pointerleave", hide);
       }
     });
-    it.box.dataset.points = drawn;
-    svg.dataset.points = drawn;
+    it.box.dataset.points = segments.length;
+    svg.dataset.points = segments.length;
   }
+  function show(i, speak) {
+    const { row, part, x, y, w, tall } = segments[cursor = i], pairs = [[row.name, withUnit(part.value, unit)], [say("share"), `${three((100 * part.value) / row.total)}%`]];
+    it.svg.querySelector(".ek-cursors")?.remove();
+    s("rect", { x: x - 1, y: y - 2, width: w + 2, height: tall + 4, fill: "none", stroke: "currentColor", "stroke-width": 2, class: "ek-cursors" }, it.svg);
+    it.tip.show(Math.min(x + w / 2, it.width - 10), y + tall / 2, part.label, pairs, []);
+    if (speak) spoken.textContent = `${part.label}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`;
+  }
+  function hide() { it.svg.querySelector(".ek-cursors")?.remove(); it.tip.hide(); }
+  it.svg.addEventListener("focus", () => { if (segments.length) show(Math.max(0, Math.min(cursor, segments.length - 1)), true); });
+  it.svg.addEventListener("blur", hide);
+  it.svg.addEventListener("keydown", (e) => {
+    const way = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[e.key];
+    if (e.key === "Escape") hide();
+    if (!way || !segments.length) return;
+    e.preventDefault();
+    show(Math.max(0, Math.min(segments.length - 1, cursor + way)), true);
+  });
   return { soon: it.soon, box: it.box };
 }

@@ -79,8 +79,6 @@ function frontierView(host, model, signal, { live, onstate }) {
     s("text", { x: width - right, y: 12, "text-anchor": "end", class: "ek-axis" }, back, width > 420 ? `${say("better")} ↖` : "↖");
     const front = paretoFront(placed, fx.up, fy.up), onFront = new Set(front.map((p) => p.id));
     s("path", { d: front.map((p, i) => (i ? `L${X(p.x)},${Y(p.y)}` : `M${X(p.x)},${Y(p.y)}`)).join(""), class: "ek-front" }, back);
-    const labels = placed.length <= 12 ? placeLabels(placed, width - right) : [];
-    for (const { p, x, y, anchor } of labels) s("text", { x, y, "text-anchor": anchor, class: `ek-halo${within(p, b) ? "" : " ek-note"}` }, back, p.name);
 
     const selected = new Set(model.get("selected"));
     if (!placed.some((p) => p.id === focusId)) focusId = null;
@@ -102,6 +100,9 @@ function frontierView(host, model, signal, { live, onstate }) {
       g.addEventListener("focus", () => { focusId = p.id; show(p); s("circle", { cx, cy, r: 14, class: "ek-focus" }, g); });
       g.addEventListener("blur", () => { it.tip.hide(); g.querySelector(".ek-focus")?.remove(); });
     }
+    const names = s("g", { "aria-hidden": "true", "pointer-events": "none" }, svg);
+    for (const { p, x, y, anchor } of placed.length <= 12 ? placeLabels(placed, width - right) : [])
+      s("text", { x, y, "text-anchor": anchor, class: `ek-halo${within(p, b) ? "" : " ek-note"}` }, names, p.name);
     if (placed.length) { line("x", b.x); line("y", b.y); }
     svg.setAttribute("aria-label", `${fy.label}, ${fx.label}. ${say("keys")}`);
     for (const node of [svg, it.box]) { node.dataset.points = placed.length; node.dataset.fits = fits; node.dataset.selected = selected.size; }
@@ -137,7 +138,7 @@ function frontierView(host, model, signal, { live, onstate }) {
     const taken = list.map((p) => [X(p.x) - 9, Y(p.y) - 9, 18, 18]), out = [];
     for (const p of list) {
       const w = p.name.length * 6.3, [px, py] = [X(p.x), Y(p.y)];
-      for (const [x, y, anchor] of [[px + 11, py + 4, "start"], [px - 11, py + 4, "end"], [px, py - 13, "middle"], [px, py + 21, "middle"], [px + 9, py - 9, "start"], [px + 9, py + 17, "start"]]) {
+      for (const [x, y, anchor] of [[px + 14, py + 4, "start"], [px - 14, py + 4, "end"], [px, py - 15, "middle"], [px, py + 23, "middle"], [px + 10, py - 10, "start"], [px + 10, py + 18, "start"]]) {
         const box = [anchor === "start" ? x : anchor === "end" ? x - w : x - w / 2, y - 11, w, 14];
         if (box[0] < 52 || box[0] + w > end + 8 || box[1] < 18 || box[1] > it.height - 58) continue;
         if (taken.some(([tx, ty, tw, th]) => tx < box[0] + box[2] && box[0] < tx + tw && ty < box[1] + box[3] && box[1] < ty + th)) continue;
@@ -240,8 +241,8 @@ function frontierView(host, model, signal, { live, onstate }) {
     const change = (patch, axis) => { model.set("axes", { ...model.get("axes"), ...patch }); if (axis) model.set("budgets", { ...model.get("budgets"), [axis]: null }); model.save_changes(); it.soon(); };
     const scaleSelect = (key, axis) => fill(select(key, [["", say("linear")], ["log", say("log")]], now[key] ? "log" : "", (v) => change({ [key]: v === "log" })), { "aria-label": `${say(axis)} ${say("scaleOf")}` });
     axesBox.replaceChildren(
-      h("div", { class: "ek-row" }, field(say("quality"), select("y", options, now.y, (v) => change({ y: v, ylog: false }, "y"))), field(say("scaleOf"), scaleSelect("ylog", "quality"))),
-      h("div", { class: "ek-row" }, field(say("cost"), select("x", options, now.x, (v) => change({ x: v, xlog: false }, "x"))), field(say("scaleOf"), scaleSelect("xlog", "cost"))));
+      h("div", { class: "ek-pair" }, field(say("quality"), select("y", options, now.y, (v) => change({ y: v, ylog: false }, "y"))), field(say("scaleOf"), scaleSelect("ylog", "quality"))),
+      h("div", { class: "ek-pair" }, field(say("cost"), select("x", options, now.x, (v) => change({ x: v, xlog: false }, "x"))), field(say("scaleOf"), scaleSelect("xlog", "cost"))));
   }
   drawControls();
   controls.append(axesBox, clear);

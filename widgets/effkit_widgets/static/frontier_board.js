@@ -18,8 +18,9 @@ export default {
       moved ||= dragging || (!live && JSON.stringify([model.get("budgets"), model.get("axes")]) !== opened);
       setText(verdict, !live && moved ? "" : model.get("sentence"));
       setText(count, note);
-      const last = model.get("points").at(-1);
-      setText(where, !live && last ? say("recordedBoard", { device: last.device, date: last.date.slice(0, 10) }) : "");
+      const points = model.get("points"), each = (key) => [...new Set(points.map(key))].sort();
+      const days = each((p) => p.date.slice(0, 10));
+      setText(where, !live && points.length ? say("recordedBoard", { device: each((p) => p.device).join(", "), date: days.length > 1 ? `${days[0]} – ${days.at(-1)}` : days[0] }) : "");
       ui.setState(live ? "idle" : "recorded");
       if (live) moved = false;
     };

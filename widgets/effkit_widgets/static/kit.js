@@ -144,7 +144,8 @@ function card(el, model, signal, { widget, title, hint }) {
     ui.title, ui.hint, ui.problem, ui.picture, ui.progress, ui.state, ui.controls, ui.below);
   el.replaceChildren(ui.root);
   followTheme(ui.root, signal);
-  ui.live = () => isLive(el);
+  ui.live = () => !ui.gone && isLive(el);
+  followKernel(ui);
   ui.on = (name, f) => { model.on(name, f); signal?.addEventListener("abort", () => model.off(name, f)); };
   ui.setState = (name) => { if (ui.root.dataset.state !== name) ui.root.dataset.state = name; };
   const showProblem = () => problemBox(ui.problem, model.get("problem"));
@@ -153,6 +154,19 @@ function card(el, model, signal, { widget, title, hint }) {
   requestAnimationFrame(() => ui.onlive?.()); // the host marks a restored view after it was drawn
   showProblem();
   return ui;
+}
+// A kernel that died or restarts takes its widgets with it, whatever the host says later.
+function followKernel(ui) {
+  const kernel = ui.model.widget_manager?.kernel;
+  const ended = (_, status) => {
+    if (status !== undefined && !["dead", "restarting", "autorestarting", "terminating"].includes(status)) return;
+    ui.gone = true;
+    requestAnimationFrame(() => ui.onlive?.());
+  };
+  const gone = () => ended(kernel, undefined);
+  kernel?.statusChanged?.connect(ended);
+  kernel?.disposed?.connect(gone);
+  ui.signal?.addEventListener("abort", () => { kernel?.statusChanged?.disconnect(ended); kernel?.disposed?.disconnect(gone); });
 }
 function problemBox(box, problem) {
   const some = problem && problem.what;
