@@ -49,7 +49,7 @@ def make(part):
     """Create .venv if needed and install into it. Returns what is wrong, in words, or None."""
     if not (VENV / "bin" / "python").exists():
         python, problem = interpreter()
-        if problem:
+        if python is None:
             return problem
         print(f"Making .venv with {python} ...", flush=True)
         if subprocess.run([python, "-m", "venv", str(VENV)]).returncode:

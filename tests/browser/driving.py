@@ -139,6 +139,8 @@ class Notebook:
             }}"""
         )
         page.wait_for_function("window.effkitReady", timeout=60_000)
+        if page.locator("#jp-left-stack").is_visible():
+            self.command("application:toggle-left-area")
 
     def command(self, name: str, **arguments: Any) -> None:
         self.page.evaluate("([name, given]) => { window.jupyterapp.commands.execute(name, given) }", [name, arguments])
@@ -189,11 +191,22 @@ class Notebook:
         self.page.wait_for_timeout(500)
 
     def screenshot(self, name: str, card=None) -> Path:
-        """Saved as test-results/NAME.png: the card, or the whole window."""
+        """Saved as test-results/NAME.png: the card, in a window that is tall enough for it, or the whole window as it is."""
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{name}.png"
-        (card or self.page).screenshot(path=str(path))
+        if card is None:
+            self.page.screenshot(path=str(path))
+            return path
+        before = self.page.viewport_size
+        self.resize(before["width"], max(before["height"], int(card.bounding_box()["height"]) + 300))
+        card.scroll_into_view_if_needed()
+        card.screenshot(path=str(path))
+        self.resize(before["width"], before["height"])
         return path
+
+    def resize(self, width: int, height: int) -> None:
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.wait_for_timeout(500)
 
 
 @contextlib.contextmanager
@@ -233,29 +246,40 @@ def points(card) -> int:
     return sum(int(value) for value in card.locator("[data-points]").evaluate_all("all => all.map(e => e.dataset.points || '0')"))
 
 
+def shown(card) -> tuple[int, str]:
+    """What moves while work goes on: the number of points, and the progress bar's words."""
+    return points(card), card.locator("[role='progressbar']").first.get_attribute("aria-valuetext") or ""
+
+
+def cancel(card, seconds: float = 10.0) -> float:
+    """Press Cancel (and confirm, where the card asks because of a minute of work); seconds until the card says so."""
+    press(card, "cancel")
+    confirm = card.locator("[data-action='cancel-confirm']")
+    if confirm.is_visible():
+        confirm.click()
+    return wait_state(card, "cancelled", seconds=seconds)
+
+
 def live(notebook: Notebook, card, answers: int = 25) -> dict[str, Any]:
-    """Start the card's work, time another cell's answers while points arrive, cancel; what was measured."""
-    before = points(card)
+    """Start the card's work, time another cell's answers while it moves, cancel; what was measured."""
     press(card, "start")
     wait_state(card, "running")
-    begun = time.monotonic()
-    while points(card) <= before and state(card) == "running" and time.monotonic() - begun < 60:
+    first, begun = shown(card), time.monotonic()
+    while shown(card) == first and state(card) == "running" and time.monotonic() - begun < 60:
         time.sleep(0.05)
-    times, seen = [], {points(card)}
+    times, seen = [], {first, shown(card)}
     while len(times) < answers and state(card) == "running":
         times.append(notebook.answer())
-        seen.add(points(card))
+        seen.add(shown(card))
         notebook.page.wait_for_timeout(50)
-    while_running = state(card) == "running"
-    press(card, "cancel")
-    cancel = wait_state(card, "cancelled", seconds=10) if while_running else None
+    stopped = round(cancel(card), 3) if state(card) == "running" else None
     return {
         "answer_ms_median": round(statistics.median(times), 1) if times else None,
         "answer_ms_worst": round(max(times), 1) if times else None,
         "answers": len(times),
-        "points": max(seen),
         "moves": len(seen) - 1,
-        "cancel_seconds": None if cancel is None else round(cancel, 3),
+        "points": points(card),
+        "cancel_seconds": stopped,
     }
 
 
@@ -270,7 +294,8 @@ def live_cells(widget: str) -> list[str]:
     """A small notebook with one live widget: on the shared 15M model where it lies beside the checkout, else on the default model."""
     shared = ROOT.parent / "shared" / "models" / "stories15m"
     model = str(shared) if shared.exists() else "smollm2-135m"
+    options = ", training={'batch': 1, 'window': 64}" if widget == "DistillLab" else ""
     return [
         f"import effkit as ek\nimport effkit_widgets as widgets\nbase = ek.load({model!r}, device='cpu')",
-        f"lab = widgets.{widget}(base)\nlab",
+        f"lab = widgets.{widget}(base{options})\nlab",
     ]

@@ -54,5 +54,5 @@ def pytest_configure() -> None:
         self.skip_compare = (*self.skip_compare, "stderr")
         return collect(self)
 
-    plugin.IPyNbCell.sanitize = sanitize
+    plugin.IPyNbCell.sanitize = sanitize  # type: ignore[method-assign]
     plugin.IPyNbFile.collect = collect_without_stderr

@@ -101,7 +101,7 @@ def test_nbval_fails_what_is_outside(tmp_path):
 # --- lint
 
 
-def good_notebook() -> dict:
+def good_notebook():
     return executed(*[(f"print({n})", f"{n}\n") for n in range(4)])
 
 
