@@ -50,58 +50,55 @@ def test_properties_read_sensibly():
     assert (properties.name, properties.cube_core_num, properties.vector_core_num) == ("Ascend910B1", 24, 48)
 
 
+MS = 1_000_000  # nanoseconds
+
+
+def occupy(machine, x: torch.Tensor) -> None:
+    """A second of work in the queue: it stays ahead of this process even if the system pauses it."""
+    with machine.having(op_ns=1000 * MS):
+        x.add_(1)
+
+
 @pytest.mark.parametrize("name", ["npu:0", "npu:1"])
 def test_the_clock_waits_where_a_plain_timer_does_not(machine, name):
     x = torch.ones(8, device=name)
     clock = Clock(name)
-    with machine.having(op_ns=20_000_000):  # twenty kernels of 20 ms
+    with machine.having(op_ns=50 * MS):
         begun = time.perf_counter()
         with clock.measure() as span:
             for _ in range(20):
                 x.add_(1)
-            unsynchronised = time.perf_counter() - begun
+            unsynchronised = time.perf_counter() - begun  # what a timer would say that forgets to wait
     assert clock.how == "device events"
-    assert 0.4 <= span.seconds < 0.8
-    assert unsynchronised < 0.3  # what a timer would have said that forgets to wait
+    assert span.seconds >= 1.0
+    assert unsynchronised < 0.9
 
 
 def test_marks_measure_what_lies_between_them(machine):
     x = torch.ones(8, device="npu:0")
     clock = Clock("npu:0")
-    with machine.having(op_ns=20_000_000):
-        for _ in range(15):
-            x.add_(1)  # the queue stays ahead, so that a pause of this process does not show
+    occupy(machine, x)
+    with machine.having(op_ns=20 * MS):
         marks = [clock.mark()]
         for count in (5, 15):
             for _ in range(count):
                 x.add_(1)
             marks.append(clock.mark())
         five, fifteen = (clock.seconds(a, b) for a, b in itertools.pairwise(marks))
-    assert five == pytest.approx(0.1, rel=0.25)
-    assert fifteen == pytest.approx(0.3, rel=0.25)
+    assert five == pytest.approx(0.1, rel=0.01)
+    assert fifteen == pytest.approx(0.3, rel=0.01)
 
 
-def test_work_queued_before_a_span_is_not_counted(machine):
+@pytest.mark.parametrize("timing", ["events", "wall clock"])
+def test_work_queued_before_a_span_is_not_counted(machine, timing):
     x = torch.ones(8, device="npu:0")
-    with machine.having(op_ns=20_000_000):
-        for _ in range(20):
+    clock = Clock(dataclasses.replace(ek.device("npu:0"), timing=timing))
+    assert clock.how == {"events": "device events", "wall clock": "wall clock after synchronising"}[timing]
+    occupy(machine, x)
+    with machine.having(op_ns=20 * MS), clock.measure() as span:
+        for _ in range(5):
             x.add_(1)
-        with Clock("npu:0").measure() as span:
-            x.add_(1)
-    assert span.seconds < 0.3
-
-
-def test_a_device_without_events_is_waited_for_before_and_after(machine):
-    x = torch.ones(8, device="npu:0")
-    clock = Clock(dataclasses.replace(ek.device("npu:0"), timing="wall clock"))
-    assert clock.how == "wall clock after synchronising"
-    with machine.having(op_ns=20_000_000):
-        for _ in range(20):
-            x.add_(1)
-        with clock.measure() as span:
-            for _ in range(5):
-                x.add_(1)
-    assert 0.1 <= span.seconds < 0.35
+    assert 0.1 <= span.seconds < 0.9
 
 
 def test_peak_memory_comes_from_the_allocator_of_that_device():
