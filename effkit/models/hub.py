@@ -16,7 +16,7 @@ from effkit.spec.progress import Progress, Work
 from .default import BUILT_IN
 
 WANTED = (
-    "config.json", "generation_config.json", "README.md", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
+    "config.json", "generation_config.json", "effkit.json", "README.md", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "*.model", "spiece.*", "chat_template*", "model.safetensors.index.json",
 )  # fmt: skip
 

@@ -8,11 +8,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from tokenizers import pre_tokenizers
 
 import effkit as ek
 from effkit.models.default import read_llama
-from effkit.models.gguf import read_gguf
+from effkit.models.folder import quiet
+from effkit.models.gguf import read_gguf, shed_quantizer_
 from effkit.models.header import read_header
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
@@ -100,7 +102,18 @@ def test_the_built_in_models_reader_agrees_with_transformers(file):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer.special_tokens_map == other.special_tokens_map
     assert not hasattr(theirs.config, "quantization_config")
-    assert theirs.half().dtype == torch.float16, "a model that still held its quantizer would refuse"
+
+
+def test_a_model_that_transformers_still_calls_quantized_becomes_an_ordinary_one(file, tmp_path):
+    with quiet():
+        module = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    shed_quantizer_(module)
+    assert not hasattr(module.config, "quantization_config")
+    assert not getattr(module, "is_quantized", False)
+    assert module.half().dtype == torch.float16
+    with quiet():
+        module.save_pretrained(tmp_path)
+    assert "quantization_config" not in (tmp_path / "config.json").read_text()
 
 
 def test_a_folder_with_one_gguf_file(file):

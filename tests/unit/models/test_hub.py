@@ -143,6 +143,7 @@ def test_which_files_are_wanted():
         "x.py",
     ]
     assert wanted_files(files, "a/b") == ["config.json", "model.safetensors.index.json", "tokenizer.json", *shards]
+    assert wanted_files(["effkit.json", "model.safetensors"], "a/b") == ["effkit.json", "model.safetensors"], "one that effkit saved"
     assert wanted_files(["README.md", "q4.gguf"], "a/b") == ["q4.gguf"]
     with pytest.raises(BadInput, match=r"a/b holds 2 GGUF files \(q4\.gguf, q8\.gguf"):
         wanted_files(["q4.gguf", "q8.gguf"], "a/b")
