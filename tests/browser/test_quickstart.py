@@ -24,3 +24,5 @@ def test_run_all_shows_every_widget(open_notebook):
         card = notebook.card(widget)
         assert card.bounding_box()["height"] > 80, widget
         notebook.screenshot(f"quickstart-{widget}", card)
+    notebook.card("QuantizeLab")
+    notebook.screenshot("quickstart")
