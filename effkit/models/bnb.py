@@ -198,10 +198,8 @@ class BnbLinear8bit(nn.Module):
 
 def _keep_float32(module: Any, fn: Any, recurse: bool, names: tuple[str, ...]) -> Any:
     stored = {name: getattr(module, name) for name in names}
+    module.dtype = fn(torch.empty(0, dtype=module.dtype, device=module.integers.device)).dtype
     nn.Module._apply(module, fn, recurse)
     for name, tensor in stored.items():
-        moved = getattr(module, name)
-        if moved.dtype != tensor.dtype:
-            module.dtype = moved.dtype
-            setattr(module, name, tensor.to(moved.device))
+        setattr(module, name, tensor.to(getattr(module, name).device))
     return module

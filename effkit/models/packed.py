@@ -162,10 +162,9 @@ class PackedWeight(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> PackedWeight:
         """`.to(dtype)` changes what it computes in, never what is stored: scales keep their dtype."""
         stored = self.scales
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=stored.device)).dtype
         super()._apply(fn, recurse)
-        if self.scales.dtype != stored.dtype:
-            self.dtype = self.scales.dtype
-            self.scales = stored.to(self.scales.device)
+        self.scales = stored.to(self.scales.device)
         return self
 
 

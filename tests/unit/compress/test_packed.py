@@ -47,8 +47,9 @@ def test_another_compute_type_leaves_the_stored_bits_alone():
     packed = PackedWeight(4, 32, 4, 16, False, torch.float32)
     packed.store_(0, torch.ones(4, 32, dtype=torch.uint8), torch.full((4, 2), 0.1).half(), torch.zeros(4, 2, dtype=torch.uint8))
     before = {name: t.clone() for name, t in packed.state_dict().items()}
-    packed.to(torch.bfloat16)
-    assert packed.dequantized().dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float16):
+        packed.to(dtype)
+        assert packed.dequantized().dtype == dtype
     for name, tensor in packed.state_dict().items():
         assert tensor.dtype == before[name].dtype
         assert torch.equal(tensor, before[name])
