@@ -90,6 +90,7 @@ def start(**settings: int) -> Machine:
     """Plug in the driver, import torch and torch_npu the way effkit does, and give torch_npu working operators."""
     assert "torch" not in sys.modules, "start the simulated machine before importing torch"
     os.environ["TORCHDYNAMO_DISABLE"] = "1"  # bitsandbytes' default backend would try torch.compile, which needs real CANN
+    os.environ["TASK_QUEUE_ENABLE"] = "0"  # torch_npu would record events from another thread, while kernels are launched from this one
     machine = plug_in(**settings)
     sys.path.insert(0, str(WHEEL))
     from effkit.hardware import preflight
