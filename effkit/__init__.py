@@ -50,7 +50,37 @@ _HOME = {
     "start": "lab.run",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "Checkpoint",
+    "Cost",
+    "Distill",
+    "EffkitError",
+    "Estimate",
+    "Frontier",
+    "Model",
+    "Plan",
+    "Profile",
+    "Progress",
+    "Prune",
+    "Quality",
+    "Quantize",
+    "Recipe",
+    "Record",
+    "Run",
+    "Store",
+    "attach",
+    "device",
+    "devices",
+    "distill",
+    "evaluate",
+    "load",
+    "measure",
+    "plan",
+    "profile",
+    "prune",
+    "quantize",
+    "start",
+]
 
 if TYPE_CHECKING:
     from .compress.distillation.distilling import distill

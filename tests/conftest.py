@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import effkit.hardware.preflight  # noqa: F401  (before anything imports torch)
+
 os.environ.setdefault("EFFKIT_PROGRESS", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -50,7 +52,6 @@ def byte_tokenizer(folder: Path):
 @pytest.fixture(scope="session")
 def tiny_llama_folder(tmp_path_factory) -> Path:
     """A folder with a random-weight Llama: 3 layers, hidden 64, grouped-query attention, tied head, 259 byte tokens."""
-    import effkit.hardware.preflight  # noqa: F401
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -69,7 +70,6 @@ def tiny_llama_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_classifier_folder(tmp_path_factory) -> Path:
     """A folder with a random-weight BERT classifier: 2 layers, hidden 64, 3 classes, 259 byte tokens."""
-    import effkit.hardware.preflight  # noqa: F401
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 

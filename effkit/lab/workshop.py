@@ -15,7 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import effkit
 from effkit.spec.errors import BadInput, Unavailable
 from effkit.spec.files import atomic_file, write_text, writing
 
@@ -28,7 +27,7 @@ QUICKSTART = "00_quickstart.ipynb"
 
 def notebooks_source() -> Path:
     """The notebooks inside the installed package, or those of the checkout. Raises Unavailable if there are none."""
-    package = Path(effkit.__file__).parent
+    package = Path(__file__).resolve().parents[1]
     for place in (package / "_notebooks", package.parent / "notebooks"):
         if any(place.glob("*.ipynb")):
             return place

@@ -9,6 +9,7 @@ Defaults are written out, so that a recipe means the same after a default change
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -214,7 +215,7 @@ def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:
 
 def _fields_at(noun: type, loc: tuple[int | str, ...]) -> list[str]:
     """The fields allowed where an unknown one was given."""
-    for before, part in zip(loc, loc[1:], strict=False):
+    for before, part in itertools.pairwise(loc):
         if isinstance(before, int) and part in STEPS:
             noun = STEPS[str(part)]
     return sorted(noun.model_fields)  # type: ignore[attr-defined]
