@@ -5,8 +5,9 @@
 Everything runs in a real ipykernel, started through jupyter_client, so that the widget's comm and its pump on the kernel's
 main loop are real. Each repetition does the same work twice, as a plain call in a cell and as `await ek.start(...)` with
 the monitor displayed; which comes first alternates. The figure is the median of the paired ratios of wall time (and of
-processor time, which other programs on the machine disturb less); the interval is a bootstrap over the pairs. The run is
-timed until its result is usable; "saved" until it lies on disk too, which happens in the background.
+processor time, which other programs on the machine disturb less); the interval is a bootstrap over the pairs. "Watching"
+is the processor time of all threads but the worker, as a share of the plain call's. The run is timed until its result is
+usable; "saved" until it lies on disk too, which happens in the background.
 
 Also: `import effkit` in fresh processes, and whether torch came with it. The last line is one JSON object.
 Goals: ratios of at most 1.02, import in at most 150 ms without torch.
@@ -29,7 +30,8 @@ from pathlib import Path
 GOAL_RATIO, GOAL_IMPORT_MS = 1.02, 150.0
 
 SETUP = """
-import asyncio, json, shutil, time
+import asyncio, json, shutil, threading, time
+import psutil
 import torch
 import effkit as ek
 from effkit_widgets import RunMonitor
@@ -48,6 +50,11 @@ TASKS = {{
 def clocks():
     return time.perf_counter(), time.process_time()
 
+def beside(run):
+    "Processor seconds of all Python threads but the run's own: what watching costs, whoever else is on the machine."
+    ours = {{t.native_id for t in threading.enumerate()}} - {{run._source.thread.native_id}}
+    return sum(t.user_time + t.system_time for t in psutil.Process().threads() if t.id in ours)
+
 def plain(task):
     verb, args, kwargs = TASKS[task]
     wall, cpu = clocks()
@@ -58,16 +65,18 @@ async def watched(task):
     verb, args, kwargs = TASKS[task]
     wall, cpu = clocks()
     run = ek.start(verb, *args, **kwargs)
+    others = beside(run)
     monitor = RunMonitor(run)
     display(monitor)
     await run
     times = [b - a for a, b in zip((wall, cpu), clocks())]
+    others = beside(run) - others
     await asyncio.to_thread(run.saved.wait)
     saved = time.perf_counter() - wall
     assert not run.notes, run.notes
     monitor.close()
     shutil.rmtree(run.folder)
-    return [*times, saved, len(run.events)]
+    return [*times, saved, len(run.events), others]
 
 def sized(task, option, wanted):
     "Give the work of `task` so many units that it takes about `wanted` seconds, at least 10."
@@ -181,16 +190,19 @@ def main() -> int:
                 wall, interval = compared([(pair["watched"][0], pair["plain"][0]) for pair in found])
                 cpu, _ = compared([(pair["watched"][1], pair["plain"][1]) for pair in found])
                 saved, _ = compared([(pair["watched"][2], pair["plain"][0]) for pair in found])
+                watching = statistics.median(pair["watched"][4] / pair["plain"][1] for pair in found)
                 seconds = statistics.median(pair["plain"][0] for pair in found)
                 events = found[0]["watched"][3]
                 assert kernel.messages > arguments.repeats, "the monitor sent nothing: this measured no widget"
                 print(
                     f"{task}: {wall:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] of the plain call's {seconds:.2f} s "
-                    f"(processor time {cpu:.3f}, until saved {saved:.3f}; {events} events, {kernel.messages} widget messages)"
+                    f"(processor time {cpu:.3f}, of which watching {watching:.3f}; until saved {saved:.3f}; {events} events, "
+                    f"{kernel.messages} widget messages)"
                 )
                 result[task] = round(wall, 4)
                 result[f"{task}_interval"] = [round(x, 4) for x in interval]
                 result[f"{task}_cpu"] = round(cpu, 4)
+                result[f"{task}_watching"] = round(watching, 4)
                 result[f"{task}_saved"] = round(saved, 4)
                 result[f"{task}_seconds"] = round(seconds, 3)
                 result[f"{task}_messages"] = kernel.messages

@@ -25,7 +25,11 @@ HERE = Path(__file__).parent
 def process(code: str, *words: object, **options) -> subprocess.Popen:
     """Another process that runs `code`, with ek and toys at hand; words arrive in sys.argv[1:]."""
     head = "import sys, os, time, effkit as ek, effkit.lab.worker as worker\nfrom lab import toys\n"
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-c", head + code, *map(str, words)], env=environment, stdout=subprocess.PIPE, text=True, **options
     )
