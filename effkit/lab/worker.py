@@ -234,6 +234,7 @@ class Worker:
             self._write("its end", lambda: self._put_away(state))
         self.state = state
         self._finish()
+        time.sleep(0.01)  # whoever waited for the result has the processor before it is written
         if state == "done":
             self._write("its result", self._save_result)
         if state in ("done", "failed"):

@@ -16,6 +16,7 @@ Goals: ratios of at most 1.02, import in at most 150 ms without torch.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import queue
@@ -26,6 +27,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+print = functools.partial(print, flush=True)
 
 GOAL_RATIO, GOAL_IMPORT_MS = 1.02, 150.0
 
