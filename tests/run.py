@@ -113,6 +113,8 @@ def environment(home: str, accelerators: bool = False) -> dict[str, str]:
     """Where a part runs: offline, on the CPU, with records, Jupyter's settings and IPython's history of its own, and no bars."""
     own = {"EFFKIT_HOME": "effkit", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter-data", "IPYTHONDIR": "ipython"}
     fixed = {"EFFKIT_PROGRESS": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    # Threads that wait by spinning are fifty times slower where other programs need the cores too, such as a browser here.
+    fixed["OMP_WAIT_POLICY"] = "PASSIVE"
     if not accelerators:
         fixed["CUDA_VISIBLE_DEVICES"] = ""
     path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "notebooks"), os.environ.get("PYTHONPATH")]))
