@@ -43,7 +43,7 @@ PARTS = (
     Part("unit", "unit tests", ("-m", "pytest", "tests/unit"), 12),
     Part("notebook-lint", "notebook lint", ("tests/notebooks/lint.py",), 1),
     Part("notebooks", "notebooks (nbval)", (*NBVAL, "notebooks"), 8),
-    Part("mutation", "mutation gate", ("tests/notebooks/mutation_gate.py",), 10),
+    Part("mutation", "mutation gate", ("tests/notebooks/mutation_gate.py",), 20),
     Part("npu", "simulated Ascend", ("tests/npu/run.py",), 8),
     Part("gpu", "CUDA (where there is one)", ("-m", "pytest", "tests/gpu"), 8, accelerators=True),
     Part("browser", "browser", ("-m", "pytest", "tests/browser"), 12),

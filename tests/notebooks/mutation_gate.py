@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "00_quickstart.ipynb"
-MINUTES = 6  # for one mutant
+MINUTES = 8  # for one mutant
 
 sys.path.insert(0, str(ROOT / "tests"))
 
