@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from effkit.hardware.threads import release_idle_threads
 from effkit.spec.errors import CannotWrite
 from effkit.spec.progress import LongVerb, Progress, Work
 
@@ -119,6 +120,7 @@ class Worker:
     # the thread
 
     def _launch(self, open_work: Callable[[], Work]) -> None:
+        release_idle_threads()
         self.thread = threading.Thread(target=self._labour, args=(open_work,), name=f"effkit {self.verb.name}", daemon=True)
         _working.add(self)
         self.thread.start()
