@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+SLICE = 1 << 20  # weights dequantized at once on a CPU: 4 MB of float32 stay in its cache, and never become fresh pages
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
 
@@ -204,7 +205,15 @@ class PackedLinear(_Packed):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.packed.dequantized().to(x.dtype), self.bias)
+        rows = max(1, SLICE // self.in_features)
+        if x.device.type != "cpu" or rows >= self.out_features or (torch.is_grad_enabled() and x.requires_grad):
+            return nn.functional.linear(x, self.packed.dequantized().to(x.dtype), self.bias)
+        y = x.new_empty(*x.shape[:-1], self.out_features)
+        for start in range(0, self.out_features, rows):
+            part = slice(start, start + rows)
+            weight = self.packed.dequantized(part).to(x.dtype)
+            y[..., part] = nn.functional.linear(x, weight, None if self.bias is None else self.bias[part])
+        return y
 
     def storage_spec(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.packed.spec(), "bias": self.bias is not None}

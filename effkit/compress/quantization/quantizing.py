@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from effkit.hardware.memory import guard
 from effkit.models import storage
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
-from effkit.models.packed import PackedEmbedding, PackedLinear
+from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
@@ -21,7 +22,7 @@ from effkit.spec.recipe import Quantize, step_of
 from .methods.rtn import rounded_embedding
 from .planning import as_matrix, embedding_name, head_name, plan_quantize, vocabulary_step
 from .registry import method as method_of
-from .rounding import relative_error
+from .rounding import error_by_rows
 
 
 @long_work
@@ -70,7 +71,7 @@ def apply_quantize(model: Model, step: Quantize, resume: Snapshot | None = None)
         original = model.module.get_submodule(planned.module)
         with guard(model.device, f"quantizing {planned.module}"), torch.no_grad():
             replacement = _replacement(model, step, planned, original)
-            error = relative_error(replacement.weight, as_matrix(original))  # type: ignore[arg-type]
+            error = error_by_rows(_rows_of(replacement), as_matrix(original))
         done[planned.module] = replacement
         yield Progress(
             "quantize", len(done), len(todo), "modules", planned.module, {"error": error},
@@ -95,6 +96,14 @@ def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn
     bias = None if bias is None else bias.detach().clone()
     own = vocabulary_step(step) if planned.module == head_name(model) else step
     return method_of(planned.method).apply(own, weight, bias, group, weight.dtype)
+
+
+def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
+    """What gives rows of a replacement's weight; packed weights are dequantized only there."""
+    if isinstance(packed := getattr(module, "packed", None), PackedWeight):
+        return packed.dequantized
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    return lambda rows: weight[rows]
 
 
 def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module]) -> Model:

@@ -42,6 +42,7 @@ def test_the_pool_of_the_calling_thread_ends(how, ended, tmp_path):
 
 
 def test_a_pool_is_made_anew_and_computes_the_same():
-    script = SCRIPT.replace("HOW", "torch.manual_seed(0); a = compute(); release_idle_threads(); torch.manual_seed(0); assert (compute() == a).all()")
+    again = "torch.manual_seed(0); a = compute(); release_idle_threads(); torch.manual_seed(0); assert (compute() == a).all()"
+    script = SCRIPT.replace("HOW", again)
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(out.stdout) == 0
