@@ -24,7 +24,7 @@ from .side import Difference, Side, query_of, retained_of, sides_of
 
 VERSION = 1
 PRICE_PER_HOUR = 0.0816
-PRICE_SOURCE = "default: a 2-core cloud CPU, AWS m7g.large on demand, Linux, us-east-1, list price of June 2026"
+PRICE_SOURCE = "a 2-core cloud CPU by default: AWS m7g.large on demand, Linux, us-east-1, list price of June 2026"
 # name -> (label, what a sentence calls it, unit)
 COSTS: dict[str, tuple[str, str, str]] = {
     "price": ("Price per 1000 queries", "price per query", "$"),

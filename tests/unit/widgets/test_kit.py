@@ -128,6 +128,7 @@ def test_long_curves_are_thinned_to_their_envelope():
     [
         ("frontier", "frontier_board"),
         ("byte_ledger",),
+        ("capability", "cost_card"),
         ("live", "run_monitor"),
         ("frontier", "live", "quantize_lab"),
         ("live", "distill_lab"),
