@@ -44,13 +44,13 @@ function whiskers(g, x, y, across, up) {
   if (up) s("path", { d: `M${x},${up[0]}V${up[1]}M${x - 4},${up[0]}h8M${x - 4},${up[1]}h8`, class: "ek-error", style }, g);
   if (across) s("path", { d: `M${across[0]},${y}H${across[1]}M${across[0]},${y - 4}v8M${across[1]},${y - 4}v8`, class: "ek-error", style }, g);
 }
-// Direct labels of points [{ text, x, y, of }]: right, left, above or below, wherever nothing is hidden; one without room waits for
+// Direct labels of points [{ text, x, y, of, gap }]: right, left, above or below, wherever nothing is hidden; one without room waits for
 // the tooltip. taken: boxes [left, top, width, height] that hold something else.
 function placeLabels(points, { left, right, top, bottom }, others = []) {
   const taken = [...others, ...points.map(({ x, y }) => [x - 9, y - 9, 18, 18])], out = [];
-  for (const { text, x: px, y: py, of } of points) {
+  for (const { text, x: px, y: py, of, gap = 14 } of points) {
     const w = text.length * 6.3;
-    for (const [x, y, anchor] of [[px + 14, py + 4, "start"], [px - 14, py + 4, "end"], [px, py - 15, "middle"], [px, py + 23, "middle"], [px + 10, py - 10, "start"], [px + 10, py + 18, "start"]]) {
+    for (const [x, y, anchor] of [[px + gap, py + 4, "start"], [px - gap, py + 4, "end"], [px, py - 15, "middle"], [px, py + 23, "middle"], [px + 10, py - 10, "start"], [px + 10, py + 18, "start"]]) {
       const box = [anchor === "start" ? x : anchor === "end" ? x - w : x - w / 2, y - 11, w, 14];
       if (box[0] < left || box[0] + w > right || box[1] < top || box[1] + 14 > bottom) continue;
       if (taken.some(([tx, ty, tw, th]) => tx < box[0] + box[2] && box[0] < tx + tw && ty < box[1] + box[3] && box[1] < ty + th)) continue;

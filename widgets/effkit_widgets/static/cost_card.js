@@ -185,7 +185,7 @@ function costPlane(host, model, signal, now, tellMissing) {
       g.addEventListener("blur", () => { it.tip.hide(); g.querySelector(".ek-focus")?.remove(); });
     }
     const labels = s("g", { "aria-hidden": "true", "pointer-events": "none" }, svg);
-    for (const { of, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((p) => ({ of: p, text: p.side.name, x: p.px, y: p.py })), { left: left + 2, right: width - 2, top: 18, bottom: height - bottom }, taken) : [])
+    for (const { of, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((p) => ({ of: p, text: p.side.name, x: p.px, y: p.py, gap: p.side === found ? 18 : 14 })), { left: left + 2, right: width - 2, top: 18, bottom: height - bottom }, taken) : [])
       s("text", { x, y, "text-anchor": anchor, class: "ek-halo" }, labels, of.side.name);
     svg.setAttribute("aria-label", `${axisY.label}, ${axisX.label}. ${say("pointKeys")}`);
     svg.dataset.points = it.box.dataset.points = placed.length;
