@@ -10,7 +10,7 @@ NOTEBOOK ?= notebooks/00_quickstart.ipynb
 
 lab:
 	@"$(PYTHON)" tools/environment.py lab
-	@.venv/bin/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.allow_root=True --LabApp.default_url="/lab/tree/$(NOTEBOOK)"
+	@MALLOC_ARENA_MAX=$${MALLOC_ARENA_MAX:-1} .venv/bin/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.allow_root=True --LabApp.default_url="/lab/tree/$(NOTEBOOK)"
 
 test:
 	@"$(PYTHON)" tools/environment.py test

@@ -54,7 +54,7 @@ def _work(base: Model, current: Model, step: Step, text: Any, seed: int, resume:
     if isinstance(step, Quantize):
         return apply_quantize(current, step, resume)
     if isinstance(step, Distill):
-        return apply_distill(base, current, step, None if step.text else text, seed, resume)
+        return apply_distill((base,), current, step, None if step.text else text, seed, resume)
     return _prune(current, step)
 
 

@@ -94,24 +94,44 @@ class Prune(Noun):
 
 
 class Distill(Noun):
-    """Train the student (the model so far) to the base's outputs: forward KL on logits.
+    """Train the student (the model so far) to the base's outputs.
 
-    steps, window (tokens), batch (windows a step), learning_rate, temperature: above 0
-    train: "blocks" keeps the embedding and the head as they are, "all" trains everything
-    text:  a file of training text; None for the offline default
+    steps, window (tokens), batch (windows or texts a step), learning_rate, temperature: above 0
+    objective: "forward-kl", "reverse-kl", "jensen-shannon", "skew-kl", or "hard-labels" (no teacher: the next token or the class)
+    mix:       the teacher's share in the mixture of jensen-shannon (default 0.5) and skew-kl (default 0.1)
+    hard:      weight of cross-entropy with the next token or the class, beside the objective
+    hidden, attention: weights of hidden-state and attention transfer between mapped layers
+    layer_map: (student layer, teacher layer) pairs for them, numbered from 0; None: the last of each stretch
+    source:    what is read: "text" as it is, the "teacher"'s own continuations of it (sequence-level), or the "student"'s (on-policy)
+    train:     "blocks" keeps the embedding and the head as they are, "all" trains everything
+    quantize:  round the student's weights so in every forward pass (quantization-aware; method rtn), and train through it
+    autocast:  "bfloat16" or "float16" for the forward passes; None: as the models compute
+    patience:  stop after so many held-out measurements without a better one, and keep the best; None: all steps
+    text:      a file of training text; None for the offline default
     """
 
     step: Literal["distill"] = "distill"
     steps: int = Field(default=100, ge=1)
+    objective: Literal["forward-kl", "reverse-kl", "jensen-shannon", "skew-kl", "hard-labels"] = "forward-kl"
     temperature: float = Field(default=1.0, gt=0)
+    mix: float | None = Field(default=None, gt=0, lt=1)
+    hard: float = Field(default=0.0, ge=0)
+    hidden: float = Field(default=0.0, ge=0)
+    attention: float = Field(default=0.0, ge=0)
+    layer_map: tuple[tuple[int, int], ...] | None = None
+    source: Literal["text", "teacher", "student"] = "text"
     learning_rate: float = Field(default=3e-4, gt=0)
     window: int = Field(default=128, ge=2)
     batch: int = Field(default=4, ge=1)
     train: Literal["blocks", "all"] = "blocks"
+    quantize: Quantize | None = None
+    autocast: Literal["bfloat16", "float16"] | None = None
+    patience: int | None = Field(default=None, ge=1)
     text: str | None = None
 
     def label(self) -> str:
-        return f"distilled {self.steps} steps"
+        way = "" if self.objective == "forward-kl" else f" by {self.objective}"
+        return f"distilled {self.steps} steps{way}"
 
 
 Step = Annotated[Quantize | Prune | Distill, Field(discriminator="step")]

@@ -75,8 +75,8 @@ MUTANTS = (
     Mutant(
         "the optimiser never steps",
         "distill",
-        "compress/distillation/distilling.py",
-        "            self.optimizer.step()\n",
+        "compress/distillation/training.py",
+        "        self.optimizer.step()\n",
         "",
     ),
 )

@@ -1,0 +1,150 @@
+"""What a student reads: windows of tokens for a language model, whole texts for a classifier, a part of them held out.
+
+Teacher and student of a classifier may have different tokenizers: each reads the same texts in its own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effkit.models.datasets import read_text, windows
+from effkit.models.model import Model
+from effkit.spec.errors import BadInput
+
+HELD_OUT_WINDOWS = 4
+HELD_OUT_TEXTS = 64  # texts of a classifier are short
+NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some windows (`ids` [n, window], in the student's tokens) or texts. `units`: which ones, for what is kept of them.
+
+    labels: classes of texts [n], NO_LABEL where nobody knows. scored: positions that count [n, window]; None: all.
+    """
+
+    units: tuple[int, ...]
+    ids: Tensor | None = None
+    texts: tuple[str, ...] = ()
+    labels: Tensor | None = None
+    scored: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def parts(self, size: int) -> list[Batch]:
+        """The batch in pieces of at most `size` units."""
+
+        def cut(value: Any, at: slice) -> Any:
+            return None if value is None else value[at]
+
+        spans = [slice(start, start + size) for start in range(0, len(self), size)]
+        return [Batch(self.units[s], cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s)) for s in spans]
+
+    def inputs(self, model: Model, window: int, mapping: Tensor | None = None) -> dict[str, Tensor]:
+        """What `model` reads. mapping: from the student's token ids to the model's, where they differ."""
+        device = model.device.torch
+        if self.ids is not None:
+            ids = self.ids.to(device)
+            return {"input_ids": ids if mapping is None else mapping[ids]}
+        if model.tokenizer.pad_token_id is None and len(self) > 1:
+            raise BadInput(
+                f"batch is {len(self)}", "This model's tokenizer has no padding token, so its texts cannot share a pass", "Use batch=1"
+            )
+        coded = model.tokenizer(
+            list(self.texts), padding=len(self) > 1, truncation=True, max_length=min(window, model.window), return_tensors="pt"
+        )
+        return {name: coded[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of token ids: `train` [n, window] and `held_out` [m, window]."""
+
+    train: Tensor
+    held_out: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.train)
+
+    def batch(self, units: Sequence[int]) -> Batch:
+        return Batch(tuple(units), ids=self.train[list(units)])
+
+    def held(self) -> list[Batch]:
+        """The held-out windows, one a batch. Their units are counted below zero."""
+        return [Batch((-1 - i,), ids=window[None]) for i, window in enumerate(self.held_out)]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of a classifier with their classes where these are known."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.train)
+
+    def batch(self, units: Sequence[int]) -> Batch:
+        labels = torch.tensor([self.labels[i] for i in units])
+        return Batch(tuple(units), texts=tuple(self.train[i] for i in units), labels=labels)
+
+    def held(self) -> list[Batch]:
+        """The held-out texts, sixteen a batch."""
+        whole = Batch(tuple(-1 - i for i in range(len(self.held_out))), texts=self.held_out)
+        return whole.parts(16)
+
+
+Material = Windows | Texts
+
+
+def windows_for(student: Model, text: Any, window: int) -> Windows:
+    """Parts of the default text, or every tenth window of the user's held out. Windows are in the student's tokens."""
+    if text is None:
+        train = windows(read_text(None, part="train"), student, window, None)
+        return Windows(train, windows(read_text(None, part="held-out"), student, window, HELD_OUT_WINDOWS))
+    own = windows(read_text(text), student, window, None)
+    if len(own) < 2:
+        raise BadInput(
+            f"the text fills {len(own)} window of {window} tokens",
+            "Training needs at least 2: one to train on, one held out",
+            "Give more text or a shorter window",
+        )
+    kept, held = _held_out(len(own), HELD_OUT_WINDOWS)
+    return Windows(own[kept], own[held])
+
+
+def texts_for(text: Any, labels: Sequence[int | None] | None, classes: int) -> Texts:
+    """The texts of a list, or the lines of a file, every tenth (at most 64) held out. labels: a class or None for each."""
+    given = read_text(text, part="train")
+    texts = given.documents if len(given.documents) > 1 else tuple(line for line in given.text.splitlines() if line.strip())
+    if len(texts) < 2:
+        raise BadInput(
+            f"the text holds {len(texts)} text",
+            "Training a classifier needs at least 2: one to train on, one held out",
+            "Give a list of texts, or a file with one text a line",
+        )
+    if labels is not None and len(labels) != len(texts):
+        raise BadInput(f"there are {len(labels)} labels and {len(texts)} texts", "Allowed: one label a text, None where it has none")
+    known = [NO_LABEL if label is None else label for label in labels or [None] * len(texts)]
+    wrong = next((label for label in known if label != NO_LABEL and not 0 <= label < classes), None)
+    if wrong is not None:
+        raise BadInput(f"a label is {wrong!r}", f"Allowed: 0 to {classes - 1}, the classes of the student, or None")
+    kept, held = _held_out(len(texts), HELD_OUT_TEXTS)
+    return Texts(tuple(texts[i] for i in kept), tuple(texts[i] for i in held), tuple(known[i] for i in kept))
+
+
+def _held_out(total: int, most: int) -> tuple[list[int], list[int]]:
+    """Indices to train on, and those held out: every tenth or so, spread evenly, at least one, at most `most`."""
+    count = min(most, max(1, total // 10))
+    spread = torch.linspace(0, total - 1, count + 2)[1:-1].round().long() if count + 2 <= total else torch.tensor([total - 1])
+    held = set(spread.tolist())
+    return [i for i in range(total) if i not in held], sorted(held)

@@ -1,0 +1,331 @@
+"""The state of a distillation and one step of it, in pieces between which it may be paused or left.
+
+Everything random follows from the seed and the step's number, so that a run resumed from a snapshot goes on bit for
+bit (on CPU with the same number of threads): the order of what is read is drawn anew for each pass from (seed, pass),
+and dropout and sampling from (seed, step, piece). A step that was left in the middle is done again from its beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effkit.hardware.memory import guard
+from effkit.models.model import Model
+from effkit.spec.errors import BadInput, EffkitError
+from effkit.spec.progress import Snapshot
+from effkit.spec.recipe import Distill, step_of
+
+from .losses import forward_kl, hard_labels, objective
+from .material import NO_LABEL, Batch, Material
+from .planning import trained_parameters
+from .rounded import RoundedForward
+from .sampling import continued
+from .teachers import Teachers
+from .transfer import Transfer, attending
+
+CLIP = 1.0  # largest gradient norm
+WARM_UP = 0.1  # share of the steps over which the learning rate rises from zero
+PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
+ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
+MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
+
+
+@dataclass
+class Training:
+    """All that changes while training, and what it is made from."""
+
+    teachers: Teachers
+    student: Model
+    step: Distill
+    material: Material
+    seed: int
+    parameters: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.AdamW
+    transfer: Transfer | None = None
+    forward: RoundedForward | None = None
+    done: int = 0
+    changes: list[str] = field(default_factory=list)
+    best: float = math.inf
+    waited: int = 0
+    rollbacks: int = 0
+    _best: dict[str, Tensor] = field(default_factory=dict)
+    _good: Snapshot | None = None
+    _held: list[tuple[Batch, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int, top_k: int | None) -> Training:
+        parameters = trained_parameters(student, step.train)
+        student.module.requires_grad_(False)
+        transfer = Transfer(teachers[0], student, step.layer_map, seed) if step.hidden or step.attention else None
+        if transfer is not None:
+            parameters |= {f"transfer.{name}": p for name, p in transfer.maps.named_parameters()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        # The fused kernel takes a third of the time; not every accelerator has it.
+        fused = student.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(list(parameters.values()), lr=step.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=fused)
+        forward = RoundedForward(student, step.quantize) if step.quantize else None
+        kept = Teachers(teachers, student, step.window, top_k)
+        return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward)
+
+    @property
+    def piece(self) -> int:
+        """Windows or texts that are worked on between two yields: all of a batch, except by a large model on a CPU."""
+        if self.student.device.type != "cpu":
+            return self.step.batch
+        largest = max(m.checkpoint.parameters for m in (*self.teachers.models, self.student))
+        return max(1, min(self.step.batch, int(PIECE / (self.step.window * max(1, largest)))))
+
+    def batch(self) -> Batch:
+        """What the next step reads. Everything is read once before anything is read twice."""
+        count = self.material.count
+        positions = range(self.done * self.step.batch, (self.done + 1) * self.step.batch)
+        return self.material.batch([int(_order(count, self.seed, p // count)[p % count]) for p in positions])
+
+    def rate(self) -> float:
+        warm_up = max(1, round(self.step.steps * WARM_UP))
+        return self.step.learning_rate * min(1.0, (self.done + 1) / warm_up)
+
+    # one step
+
+    def train_(self) -> Iterator[None]:
+        """One step of AdamW, in pieces; yields between them. The loss before the step is in `loss` afterwards."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = self.batch()
+        total, pieces = 0.0, batch.parts(self.piece)
+        for at, part in enumerate(pieces):
+            with self._working(at):
+                loss = self._loss(self._read(part, at)) * (len(part) / len(batch))
+                if not math.isfinite(value := float(loss.detach())):
+                    return self._diverged_()
+                loss.backward()
+                total += value
+            if at + 1 < len(pieces):
+                yield
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
+        if not math.isfinite(float(norm)):
+            return self._diverged_()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.loss = total
+
+    loss = math.nan
+
+    def _read(self, part: Batch, at: int) -> Batch:
+        if self.step.source == "text" or part.ids is None:
+            return part
+        writer = self.teachers.models[0] if self.step.source == "teacher" else self.student
+        return continued(writer, part, seed=_number(self.seed, self.done, at))
+
+    def _loss(self, part: Batch) -> Tensor:
+        step, inside = self.step, self.transfer is not None
+        look = {"output_hidden_states": True} if inside and step.hidden else {}
+        look |= {"output_attentions": True} if inside and step.attention else {}
+        inputs = part.inputs(self.student, step.window)
+        extra = {"use_cache": False} if self.student.task == "causal-lm" else {}
+        see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
+        with see, self._autocast():
+            output = (self.forward or self.student.module)(**inputs, **extra, **look)
+            logits = output.logits
+            loss = logits.new_zeros((), dtype=torch.float32)
+            if step.objective != "hard-labels":
+                said = self.teachers.say(part, step.temperature)
+                ours, theirs = said.same_outcomes(logits, step.temperature), said.logits.to(logits.device)
+                if part.scored is not None:
+                    ours, theirs = ours[part.scored], theirs[part.scored.to(theirs.device)]
+                mix = step.mix or MIX.get(step.objective, 0.5)
+                loss = loss + objective(step.objective)(ours, theirs, step.temperature, mix)
+            weight = 1.0 if step.objective == "hard-labels" else step.hard
+            if weight:
+                loss = loss + weight * self._hard(logits, part)
+            if self.transfer is not None and look:
+                loss = loss + self._inside(output, part, inputs.get("attention_mask"), look)
+        return loss
+
+    def _hard(self, logits: Tensor, part: Batch) -> Tensor:
+        if part.ids is None:
+            assert part.labels is not None
+            return hard_labels(logits, part.labels.to(logits.device))
+        following = part.ids[:, 1:].to(logits.device)
+        if part.scored is not None:
+            following = torch.where(part.scored[:, :-1].to(logits.device), following, NO_LABEL)
+        return hard_labels(logits[:, :-1], following)
+
+    def _inside(self, output: Any, part: Batch, mask: Tensor | None, look: dict[str, bool]) -> Tensor:
+        assert self.transfer is not None
+        teacher, mapping = self.teachers.models[0], self.teachers.mappings[0]
+        inputs = part.inputs(teacher, self.step.window, mapping)
+        with torch.no_grad():
+            theirs: Any = teacher.module(**inputs, **look, **({"use_cache": False} if teacher.task == "causal-lm" else {}))
+        loss = output.logits.new_zeros((), dtype=torch.float32)
+        if self.step.hidden:
+            loss = loss + self.step.hidden * self.transfer.hidden(output.hidden_states, theirs.hidden_states, mask)
+        if self.step.attention:
+            loss = loss + self.step.attention * self.transfer.attention(output.attentions, theirs.attentions, mask)
+        return loss
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.step.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.student.device.type, dtype=getattr(torch, self.step.autocast))
+
+    @contextlib.contextmanager
+    def _working(self, piece: int) -> Iterator[None]:
+        """Training mode and random numbers of this piece alone; outside, the model is one that can be used."""
+        self.student.module.train()
+        try:
+            with guard(self.student.device, "distilling"), _seeded(self.student, _number(self.seed, self.done, piece)):
+                yield
+        finally:
+            self.student.module.eval()
+
+    # held-out text
+
+    def measure_(self) -> Iterator[None]:
+        """KL to the teacher at temperature 1 on what is never trained on, in `held_out`; yields between two windows."""
+        total, count = 0.0, 0
+        if not self._held:
+            for batch in self.material.held():
+                self._held.append((batch, self.teachers.say(batch, 1.0).logits if self.teachers.top_k is None else self._all(batch)))
+                yield
+        for batch, theirs in self._held:
+            inputs = batch.inputs(self.student, self.step.window)
+            with torch.no_grad(), guard(self.student.device, "measuring the student"):
+                if self.forward is None:
+                    ours = self.student.logits(inputs["input_ids"], inputs.get("attention_mask"))
+                else:
+                    ours = self.forward(**inputs).logits
+                total += float(forward_kl(ours, theirs)) * len(batch)
+            count += len(batch)
+            yield
+        self.held_out = total / count
+        if self.step.patience is not None:
+            self._remember_best_()
+        self._good = self.snapshot()
+
+    held_out = math.nan
+
+    def _all(self, batch: Batch) -> Tensor:
+        top_k, self.teachers.top_k = self.teachers.top_k, None
+        try:
+            return self.teachers.say(batch, 1.0).logits
+        finally:
+            self.teachers.top_k = top_k
+
+    def references(self) -> dict[str, float]:
+        """What held-out losses mean: 0 is the teacher; always saying its average is what a student learns without reading."""
+        logs = [torch.log_softmax(theirs.float(), -1).flatten(0, -2) for _, theirs in self._held]
+        average = torch.stack([log.exp().sum(0) for log in logs]).sum(0) / sum(len(log) for log in logs)
+        lost = sum(float((log.exp() * (log - average.clamp_min(1e-30).log())).sum()) for log in logs)
+        return {"teacher": 0.0, "constant answer": lost / sum(len(log) for log in logs)}
+
+    def _remember_best_(self) -> None:
+        if self.held_out < self.best:
+            self.best, self.waited = self.held_out, 0
+            self._best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        else:
+            self.waited += 1
+
+    @property
+    def stalled(self) -> bool:
+        return self.step.patience is not None and self.waited >= self.step.patience
+
+    def keep_best_(self) -> None:
+        """With patience, the student is the best one that was seen."""
+        with torch.no_grad():
+            for name, value in self._best.items():
+                self.parameters[name].copy_(value)
+
+    # snapshots, knobs, and what goes wrong
+
+    def snapshot(self) -> Snapshot:
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            tensors[f"student/{name}"] = parameter.detach().clone()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().clone()
+        tensors |= {f"best/{name}": value.clone() for name, value in self._best.items()}
+        state = {
+            "done": self.done, "step": self.step.model_dump(mode="json"), "seed": self.seed, "changes": list(self.changes),
+            "best": self.best if math.isfinite(self.best) else None, "waited": self.waited, "rollbacks": self.rollbacks,
+        }  # fmt: skip
+        return Snapshot(tensors, state)
+
+    def restore_(self, snapshot: Snapshot) -> None:
+        state = snapshot.state
+        self.step = Distill.model_validate(state["step"])
+        self.done, self.seed, self.changes = int(state["done"]), int(state["seed"]), list(state["changes"])
+        self.best = math.inf if state.get("best") is None else state["best"]
+        self.waited, self.rollbacks = state.get("waited", 0), state.get("rollbacks", 0)
+        of = {
+            name: {k.partition("/")[0]: t for k, t in snapshot.tensors.items() if k.partition("/")[2] == name} for name in self.parameters
+        }
+        names = {name for key in snapshot.tensors if (name := key.partition("/")[2])}
+        if names != set(self.parameters):
+            raise BadInput("this snapshot belongs to another student", "Allowed: the student that the run was started with")
+        self._best = {}
+        for name, parameter in self.parameters.items():
+            tensors = of[name]
+            with torch.no_grad():
+                parameter.copy_(tensors.pop("student"))
+            if (best := tensors.pop("best", None)) is not None:
+                self._best[name] = best.clone().to(parameter.device)
+            self.optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.clone().to(parameter.device) for key, value in tensors.items()
+            }
+        if note := state.get("note"):
+            self.changes.append(note)
+        if change := state.get("change"):
+            self.change_(change)
+
+    def change_(self, knobs: Mapping[str, Any]) -> None:
+        fields = self.step.model_dump() | dict(knobs)
+        self.step = step_of(Distill, **fields)
+        self.changes += [f"{name} became {value:g} after step {self.done}" for name, value in dict(knobs).items()]
+
+    def _diverged_(self) -> None:
+        """Go back to the last good point with half the learning rate; after a few times, say that it does not work."""
+        self.optimizer.zero_grad(set_to_none=True)
+        failed, rate = self.done + 1, self.step.learning_rate
+        if self._good is None or self.rollbacks >= ROLLBACKS:
+            again = f", also after it was halved {self.rollbacks} times" if self.rollbacks else ""
+            raise EffkitError(
+                f"The loss is not finite at step {failed}: training diverged. "
+                f"Lower the learning rate (it is {rate:g}{again}) and start again; the student is as it was."
+            )
+        rollbacks, changes = self.rollbacks + 1, self.changes
+        self.restore_(self._good)
+        self.rollbacks, self.changes = rollbacks, changes
+        self.change_({"learning_rate": rate / 2})
+        self.changes[-1] = f"the loss was not finite at step {failed}: back to step {self.done} with learning_rate {rate / 2:g}"
+
+
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def _number(seed: int, step: int, piece: int) -> int:
+    """A seed for one piece of one step; the first piece's is the step's."""
+    return seed * 1_000_003 + step + piece * 7_919_000_003
+
+
+@contextlib.contextmanager
+def _seeded(student: Model, number: int) -> Iterator[None]:
+    """Dropout that depends on the step alone. Students without dropout leave the global random state untouched."""
+    if not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in student.module.modules()):
+        yield
+        return
+    device = student.device.torch
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(number)
+        yield
