@@ -7,7 +7,8 @@ lab.student, lab.run, lab.record
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import traitlets as t
@@ -27,6 +28,8 @@ from ._base import explained, refuse_unknown, script, short_name, style
 from ._live import LiveCard, options_of, today
 
 KNOBS = ("temperature", "learning_rate")
+CURVES = ("loss", "held_out")
+PROMPTS = ("The most important thing to know is", "Once upon a time")
 
 
 class DistillLab(LiveCard):
@@ -37,10 +40,14 @@ class DistillLab(LiveCard):
     on:        text to measure on; measuring: more options for ek.measure; training: more options for ek.distill, such as
                {"batch": 2, "window": 64}
 
+    references: lines in the loss chart by name, in nats of KL, beside those that the run itself tells (0, the teacher, among them)
+    prompts:    texts that teacher and student continue side by side every tenth of the way; None for two of ours, () for none
+
     choice:  {"layers", "steps", "temperature", "learning_rate"}, set by the fields of the card; the last two also while it runs
     plan:    {"layers", "before", "after"}: bytes of the teacher and of the student to be
     verdict: what the student keeps, in words, once it is measured
-    Raises BadInput for something that is no Model, or an unknown option.
+    lines:   {name: KL in nats} in the loss chart; samples: {"step", "rows": [{"prompt", "teacher", "student"}]}, the latest
+    Raises BadInput for something that is no Model, a reference that is no number, or an unknown option.
     """
 
     _esm = script("live", "distill_lab")
@@ -49,6 +56,8 @@ class DistillLab(LiveCard):
     choice = t.Dict().tag(sync=True)
     plan = t.Dict().tag(sync=True)
     verdict = t.Unicode().tag(sync=True)
+    lines = t.Dict().tag(sync=True)
+    samples = t.Dict().tag(sync=True)
 
     def __init__(
         self,
@@ -59,21 +68,26 @@ class DistillLab(LiveCard):
         on: Any = None,
         measuring: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
+        references: Mapping[str, float] | None = None,
+        prompts: Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
-        refuse_unknown("DistillLab", unknown, ("teacher", "text", "store", "on", "measuring", "training"))
+        refuse_unknown("DistillLab", unknown, ("teacher", "text", "store", "on", "measuring", "training", "references", "prompts"))
         if not isinstance(teacher, Model):
             raise BadInput(f"the teacher is a {type(teacher).__name__}", "Allowed: a Model", "ek.load(...) gives one")
         self._teacher, self._text, self._store, self._on = teacher, text, store, on
         self._measuring = options_of(measure, "measuring", measuring, ("model", "base", "on", "store"))
         fields = ("steps", "temperature", "learning_rate")
-        self._training = options_of(distill, "training", training, ("teacher", "student", "text", *fields))
+        self._training = options_of(distill, "training", training, ("teacher", "student", "text", "prompts", *fields))
+        self._references = _numbers(references or {})
+        self._prompts = tuple(prompts if prompts is not None else PROMPTS if teacher.task == "causal-lm" else ())
+        self._reached = 0
         self._distilling: Run | None = None
         self._student: Model | None = None
         self._record: Record | None = None
         total = len(layer_list(teacher)[1])
         choice = {"layers": max(1, round(total * 2 / 3)), "steps": 100, "temperature": 1.0, "learning_rate": 3e-4}
-        super().__init__(config={"name": short_name(teacher.checkpoint.source), "layers": total}, choice=choice)
+        super().__init__(config={"name": short_name(teacher.checkpoint.source), "layers": total}, choice=choice, lines=self._references)
         self._where = {"device": repr(teacher.device), "date": today()}
         self._replan()
         self.observe(self._chosen, names=["choice"])
@@ -105,10 +119,10 @@ class DistillLab(LiveCard):
             if choice:
                 self._soon(lambda: self.set_trait("choice", wanted))
             self._student, self._record = None, None
-            self._soon(lambda: self.set_trait("verdict", ""))
+            self._soon(self._forget)
             self._where = {"device": repr(self._teacher.device), "date": today()}
             options = {**self._training, **{name: value for name, value in wanted.items() if name != "layers"}}
-            self._distilling = start(distill, self._teacher, pruned, text=self._text, **options)
+            self._distilling = start(distill, self._teacher, pruned, text=self._text, prompts=self._prompts, **options)
             self._show_run(self._distilling, 2)
             return self._distilling
 
@@ -119,11 +133,24 @@ class DistillLab(LiveCard):
         else:
             super()._asked(what, values)
 
+    def _forget(self) -> None:
+        """What the last run told."""
+        self.verdict, self.samples, self.lines = "", {}, self._references
+
     def _take(self, event: dict[str, Any]) -> None:
-        if event["task"] == "distill":
-            for name in ("loss", "held_out"):
-                if name in event["metrics"]:
-                    self._curves.add(name, event["done"], event["metrics"][name])
+        if event["task"] != "distill":
+            return
+        if event["done"] < self._reached:  # it diverged or was undone: what was drawn beyond did not happen
+            self._curves.rewind(event["done"], CURVES)
+        self._reached = event["done"]
+        details = event["details"]
+        if "references" in details:
+            self.lines = {**details["references"], **self._references}
+        if "samples" in details:
+            self.samples = {"step": event["done"], "rows": details["samples"]}
+        for name in CURVES:
+            if name in event["metrics"]:
+                self._curves.add(name, event["done"], event["metrics"][name])
 
     def _after(self, run: Run) -> Run | None:
         if run is self._distilling:
@@ -166,3 +193,10 @@ def _verdict(record: Record) -> str:
     share = f"{record.cost.bytes / record.cost.base_bytes:.1%} of the teacher's bytes"
     kept = record.quality.retained if record.quality else None
     return f"The student has {share}." if kept is None else f"The student keeps {kept:.1%} of the teacher's quality at {share}."
+
+
+def _numbers(references: Mapping[str, float]) -> dict[str, float]:
+    for name, value in references.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadInput(f"the reference {name!r} is {value!r}", "Allowed: a number, in nats of KL to the teacher")
+    return {str(name): float(value) for name, value in references.items()}

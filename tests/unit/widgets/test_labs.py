@@ -180,3 +180,53 @@ def test_an_impossible_student_is_told(tiny_llama):
         bench.start(layers=0)
     with pytest.raises(BadInput, match=r"the option of DistillLab.start is 'epochs'"):
         bench.start(epochs=3)
+
+
+def test_reference_lines_and_samples_come_while_it_trains(tiny_llama):
+    bench = DistillLab(
+        tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2}, references={"untrained": 3},
+        prompts=("the quick", "over"),
+    )  # fmt: skip
+    assert bench.lines == {"untrained": 3.0}
+    assert bench.samples == {}
+    run = bench.start(steps=10, layers=1)
+    student = bench.wait(60)
+    assert bench.lines["teacher"] == 0.0
+    told = next(event["details"]["references"] for event in run.events if "references" in event["details"])
+    assert bench.lines == {**told, "untrained": 3.0}
+    assert told["constant answer"] > 0
+    assert bench.samples["step"] == 10
+    assert [row["prompt"] for row in bench.samples["rows"]] == ["the quick", "over"]
+    assert bench.samples["rows"][0]["teacher"] == tiny_llama.generate("the quick", 16)
+    assert bench.samples["rows"][0]["student"] == student.generate("the quick", 16)
+    bench.start(steps=2, layers=1)
+    assert (bench.samples, bench.verdict) == ({}, "")  # of the last run
+    assert bench.lines == {"untrained": 3.0}
+    bench.cancel()
+
+
+def test_no_prompts_no_samples_and_a_reference_is_a_number(tiny_llama, tiny_classifier):
+    assert DistillLab(tiny_classifier, store=False)._prompts == ()
+    assert len(DistillLab(tiny_llama, store=False)._prompts) == 2
+    with pytest.raises(BadInput, match=r"the reference 'majority' is nan\. Allowed: a number, in nats"):
+        DistillLab(tiny_llama, references={"majority": float("nan")})
+    with pytest.raises(BadInput, match="the option in training is 'prompts'"):
+        DistillLab(tiny_llama, training={"prompts": ["a"]})
+
+
+def test_a_run_that_goes_back_takes_its_curve_back(tiny_llama):
+    bench = DistillLab(tiny_llama, store=False)
+
+    def event(done, **metrics):
+        bench._take({"task": "distill", "done": done, "metrics": metrics, "details": {}})
+
+    for done in range(6):
+        event(done, loss=1.0 / (done + 1), held_out=float(done))
+    told, epoch = bench._curves.news(), bench._curves.epoch
+    assert told is not None
+    event(2)
+    event(3, loss=9.0)
+    assert bench._curves["loss"] == ([0, 1, 2, 3], [1.0, 1 / 2, 1 / 3, 9.0])
+    assert bench._curves["held_out"] == ([0, 1, 2], [0.0, 1.0, 2.0])
+    assert bench._curves.epoch == epoch + 1
+    assert {tuple(part) for part in bench._curves.news()[0]["curves"]} == {("loss", 0), ("held_out", 0)}  # told from the beginning

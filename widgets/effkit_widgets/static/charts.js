@@ -178,9 +178,26 @@ function thin(xs, ys, X, room) {
   return out;
 }
 
+// Horizontal lines at values that mean something. A label that would cover another moves along the line; one above the picture points up.
+function referenceLines(g, lines, { left, right, top, foot }) {
+  const taken = [];
+  for (const { name, value, y } of [...lines].sort((a, b) => a.y - b.y)) {
+    const out = y < top, at = Math.min(foot, Math.max(top, y)), text = out ? `↑ ${name} ${three(value)}` : name, w = text.length * 6.3;
+    if (!out) s("path", { d: `M${left},${at}H${right}`, class: "ek-reference", "data-reference": name }, g);
+    const high = out ? at + 11 : at - 5 < top + 8 ? at + 12 : at - 5;
+    for (let end = right - 4; end - w > left; end -= w + 12) {
+      if (taken.some(([e, v, width]) => Math.abs(v - high) < 13 && e > end - w && e - width < end)) continue;
+      taken.push([end, high, w]);
+      s("text", { x: end, y: high, "text-anchor": "end", class: "ek-halo ek-note" }, g, text);
+      break;
+    }
+  }
+}
+
 // A chart of series over x. series: [{ name, label, kind, shape, dots, dashed }]; data(name) -> { x: [], y: [] }.
-// naming(i, name) -> the words for point i; span() -> [x0, x1] or null; regions? none. data-points counts what is drawn.
-function seriesChart(host, signal, { label, x, y, series, data, naming, span, waiting, most = 300, floor = -Infinity }) {
+// naming(i, name) -> the words for point i; span() -> [x0, x1] or null; lines() -> [{ name, value }], references across the chart.
+// data-points counts what is drawn.
+function seriesChart(host, signal, { label, x, y, series, data, naming, span, lines, waiting, most = 300, floor = -Infinity }) {
   let cursor = null;
   const it = frame(host, signal, { label: `${label}. ${say("chartKeys")}`, most, least: 190 }, draw);
   const spoken = h("span", { class: "ek-hush", "aria-live": "polite" });
@@ -193,7 +210,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, wa
     const names = !shown.some((line) => line.dots) && shown.length > 1 && width > 420;
     const right = names ? Math.min(120, 16 + 6.5 * Math.max(...shown.map((line) => line.label.length))) : 14;
     const xs = shown.flatMap((line) => [data(line.name).x[0], data(line.name).x.at(-1)]), ys = shown.flatMap((line) => data(line.name).y);
-    const domain = span?.() ?? extent(xs, { air: 0 }), heights = extent(ys, { floor }), left = leftFor(heights, y, height);
+    const domain = span?.() ?? extent(xs, { air: 0 }), references = lines?.() ?? [], tall = Math.max(...ys), heights = extent(ys.concat(references.map((r) => r.value).filter((v) => ys.length && v <= tall * 1.3)), { floor }), left = leftFor(heights, y, height);
     X = scale([domain[0], Math.max(domain[1], ...xs)], [left, width - right]);
     Y = scale(heights, [height - bottom, top]);
     const g = s("g", { "aria-hidden": "true" }, svg);
@@ -202,6 +219,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, wa
     else axes(g, X, Y, { x, y, width, height, left, bottom });
     let total = 0;
     const labels = [];
+    if (shown.length) referenceLines(g, references.map((r) => ({ ...r, y: Y(r.value) })), { left, right: width - right, top, foot: height - bottom });
     for (const line of shown) {
       const d = data(line.name), keep = line.dots ? d.x.map((_, i) => i) : thin(d.x, d.y, X, width);
       const group = s("g", { class: `ek-mark-${line.kind}`, "data-series": line.name, "data-points": d.x.length }, g);

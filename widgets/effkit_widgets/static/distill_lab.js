@@ -7,25 +7,48 @@ Object.assign(STRINGS, {
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
   studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
+  samplesAfter: { en: "Samples after step {n}" }, samplesGloss: { en: "Both continue the same beginning with their likeliest words; what is underlined is the same in both." },
+  teacherSays: { en: "teacher" }, studentSays: { en: "student" }, alike: { en: "{n} of {m} words alike from the start" }, nothingSaid: { en: "(nothing)" }, reference: { en: "{name} {v}" }, teacher: { en: "teacher" },
   waitingLoss: { en: "Curves appear with the first step" }, noPlan: { en: "This choice is not possible; the message above says why." },
 });
+// Teacher and student side by side, one prompt after another; text nodes only, whatever a model wrote.
+function samplesOf({ step, rows }) {
+  if (!rows?.length) return [];
+  const words = (text) => text.split(/(?<=\s)(?=\S)/);
+  const icon = (kind) => { const svg = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}`, "aria-hidden": "true" }); s("path", { d: shapePath(SHAPES[kind], 6), class: "ek-mark" }, svg); return svg; };
+  return [h("h4", { title: say("samplesGloss") }, say("samplesAfter", { n: step })), h("ul", { class: "ek-samples" }, rows.map(({ prompt, teacher, student }) => {
+    const [theirs, ours] = [words(teacher), words(student)], most = Math.max(theirs.length, ours.length);
+    let same = 0;
+    while (same < Math.min(theirs.length, ours.length) && theirs[same].trim() === ours[same].trim()) same++;
+    const spoken = (list) => (list.join("").trim() ? [same ? h("span", { class: "ek-same" }, list.slice(0, same).join("")) : null, list.slice(same).join("")] : [h("span", { class: "ek-quiet" }, say("nothingSaid"))]);
+    return h("li", {}, h("p", { dir: "auto" }, h("strong", {}, `${prompt} …`), " ", h("span", { class: "ek-quiet" }, say("alike", { n: same, m: most }))),
+      h("dl", {}, h("dt", {}, icon("base"), say("teacherSays")), h("dd", { dir: "auto" }, spoken(theirs)), h("dt", {}, icon("distilled"), say("studentSays")), h("dd", { dir: "auto" }, spoken(ours))));
+  }))];
+}
 export default {
   render: guarded(({ model, el, signal }) => {
     const config = model.get("config");
     const ui = card(el, model, signal, { widget: "DistillLab", title: say("labTitle", { name: config.name }), hint: say("labHint") });
     const panelBox = h("div", { class: "ek-panel" }, h("h4", { title: say("lossGloss") }, say("lossTitle")));
-    ui.picture.append(panelBox);
+    const samplesBox = h("div", { class: "ek-panel", hidden: true });
+    const columns = h("div", {}, panelBox, samplesBox), legendBox = h("div", {});
+    ui.picture.append(columns);
     const series = [{ name: "loss", label: say("training"), kind: "quantized" }, { name: "held_out", label: say("heldOut"), kind: "distilled", shape: "triangle", dashed: true }];
-    panelBox.append(legend(series.map((x) => ({ kind: x.kind, shape: "line", text: x.label, dashed: x.dashed }))));
+    panelBox.append(legendBox);
+    const lines = () => Object.entries(model.get("lines")).map(([name, value]) => ({ name: name === "teacher" ? say("teacher") : name, value }));
+    const drawLegend = () => legendBox.replaceChildren(legend([
+      ...series.map((x) => ({ kind: x.kind, shape: "line", text: x.label, dashed: x.dashed })),
+      ...lines().map(({ name, value }) => ({ kind: "base", shape: "line", text: say("reference", { name, v: three(value) }), dashed: true })),
+    ]));
     const store = curveStore(ui, () => { chart.soon(); twin.update(); ui.root.dataset.points = store.count(); });
     const chart = seriesChart(panelBox, signal, {
-      label: say("lossTitle"), x: { label: say("steps"), unit: "", whole: true }, y: { label: say("lossLabel"), unit: "" }, series, data: store.get, floor: 0, most: 340, waiting: say("waitingLoss"),
+      label: say("lossTitle"), x: { label: say("steps"), unit: "", whole: true }, y: { label: say("lossLabel"), unit: "" }, series, data: store.get, floor: 0, most: 340, lines, waiting: say("waitingLoss"),
       span: () => { const state = model.get("state"); const steps = state.task === "distill" && state.total ? state.total : Math.max(...series.map((x) => store.get(x.name).x.at(-1) ?? 0), 1); return [0, steps]; },
       naming: (i, name, x) => ({ title: say(name === "loss" ? "training" : "heldOut"), pairs: [[say("steps"), String(x)]] }),
     });
     const twin = tableTwin(ui, () => ({
       caption: say("lossTable"), columns: [{ label: say("curve"), text: true }, { label: say("steps"), show: (v) => String(v) }, { label: say("lossLabel"), show: three }],
-      rows: series.flatMap(({ name, label }) => { const { x, y } = store.get(name); return x.map((v, i) => [label, v, y[i]]); }),
+      rows: [...series.flatMap(({ name, label }) => { const { x, y } = store.get(name); return x.map((v, i) => [label, v, y[i]]); }), ...lines().map(({ name, value }) => [name, "", value])],
     }), "distillation.csv");
 
     const planText = h("p", { class: "ek-plan", role: "status" }), verdict = h("p", { class: "ek-plan" });
@@ -66,6 +89,13 @@ export default {
     ui.on("change:plan", () => { drawPlan(); panel.update(); });
     ui.on("change:verdict", drawPlan);
     ui.on("change:state", chart.soon);
-    drawPlan(); panel.update();
+    const drawSamples = () => {
+      samplesBox.hidden = !model.get("samples").rows?.length;
+      columns.className = samplesBox.hidden ? "" : "ek-columns";
+      samplesBox.replaceChildren(...samplesOf(model.get("samples")));
+    };
+    ui.on("change:lines", () => { drawLegend(); chart.soon(); twin.update(); });
+    ui.on("change:samples", drawSamples);
+    drawPlan(); drawLegend(); drawSamples(); panel.update();
   }),
 };
