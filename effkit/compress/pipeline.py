@@ -94,7 +94,8 @@ def _inner(snapshot: Snapshot) -> Snapshot | None:
     if snapshot.state["inner"] is None:
         return None
     tensors = {k.removeprefix("inner/"): t for k, t in snapshot.tensors.items() if k.startswith("inner/")}
-    return Snapshot(tensors, snapshot.state["inner"])
+    told = {name: snapshot.state[name] for name in ("note", "change") if name in snapshot.state}  # by undo or branch
+    return Snapshot(tensors, {**snapshot.state["inner"], **told})
 
 
 def _as_trained(student: Model, step: Distill, trained: Mapping[str, torch.Tensor]) -> Model:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,6 +112,19 @@ def decode(data: Any, folder: Path) -> Any:
     if kind == "unwritable":
         raise Unavailable(f"this run cannot be called again from its folder: {of}", "Start the run again in the process that has the value")
     raise BadInput(f"the kind {kind!r} in {folder}", "This effkit does not know it", "Update effkit to read this run")
+
+
+def named(verb: LongVerb, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name, checked against the verb; its defaults are not written out."""
+    return dict(inspect.signature(verb.work).bind(*args, **kwargs).arguments)
+
+
+def written(value: Any, name: str) -> Any:
+    """`encode` without anything large; what has no form in JSON says so in its place."""
+    try:
+        return encode(value, name, None)
+    except Unwritable as reason:
+        return {"is": "unwritable", "of": str(reason)}
 
 
 def has_later(data: Any) -> bool:

@@ -4,6 +4,7 @@
     inputs/              arguments that cannot be loaded again by name, saved some seconds into the run
     events.jsonl         one event a line: Progress as JSON and "t", seconds of work since the start
     snapshot-000012/     tensors.safetensors, state.json: the last point to go on from (taken after 12 events)
+    kept-000009/         the same, kept for undo and branches (see tree.py, also for undone.jsonl)
     result/              the result: a model's folder or result.json; there only when the run is done
     state.json           how it stands: state, notes, error
     owner.lock           held (flock) by the process that works on it, with its pid inside
@@ -209,7 +210,8 @@ class RunFolder:
             if stray.suffix in (".part", ".old"):
                 shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
         if everything:
-            for folder in (*self.snapshots(), self.path / "inputs"):
+            kept = any(self.path.glob("kept-*"))  # these can still be branched from, for which the inputs are needed
+            for folder in (*self.snapshots(), *([] if kept else [self.path / "inputs"])):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def snapshots(self) -> list[Path]:

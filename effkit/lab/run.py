@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import inspect
 import math
 import threading
 import time
@@ -27,7 +26,8 @@ from effkit.spec.errors import BadInput, Cancelled, CannotWrite, EffkitError, Un
 from effkit.spec.places import runs_folder
 from effkit.spec.progress import LongVerb, Progress
 
-from .arguments import Unwritable, encode, find_verb, verb_address
+from . import tree as family
+from .arguments import find_verb, named, verb_address, written
 from .folder import RunFolder
 from .history import RunError
 from .mirror import Mirror
@@ -53,12 +53,12 @@ def start(verb: LongVerb, *args: Any, folder: str | Path | None = None, **kwargs
             "Allowed: long work, such as ek.load, ek.quantize, ek.distill, ek.evaluate, ek.profile, ek.measure",
             "Give the verb itself and then its arguments: ek.start(ek.quantize, model, bits=4). Call a short verb plainly",
         )
-    arguments = _named(verb, args, kwargs)
+    arguments = named(verb, args, kwargs)
     now = datetime.datetime.now(datetime.UTC)
     id = uuid.uuid4().hex
     home = RunFolder(folder or runs_folder() / f"{now:%Y%m%d-%H%M%S}-{verb.name}-{id[:6]}")
     call = {"id": id, "name": verb.name, "verb": verb_address(verb), "created": now.isoformat(timespec="seconds")}
-    call["arguments"] = {name: _written(value, name) for name, value in arguments.items()}
+    call["arguments"] = {name: written(value, name) for name, value in arguments.items()}
     notes = []
     try:
         home.create(call)
@@ -195,9 +195,7 @@ class Run:
         if isinstance(self._source, Worker) and not self._source.finished.is_set():
             self._source.unpause()
             return
-        if isinstance(self._source, Worker):
-            self._source.saved.wait()
-            self._source = Mirror(self._home)
+        self._let_go()
         self._check_can_go_on()
         if not self._home.take(patience=1.0):
             raise self._elsewhere()
@@ -234,10 +232,7 @@ class Run:
 
     def change(self, **knobs: float) -> None:
         """Change knobs, from the next step on. Raises BadInput at once for a knob the verb lacks, or a value that is no number above 0."""
-        self._verb().check_knobs(knobs)
-        for name, value in knobs.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise BadInput(f"the knob {name} is {value!r}", "Allowed: a number above 0")
+        self._check_change(knobs)
         self._worker().ask(**knobs)
 
     def checkpoint_now(self, timeout: float | None = None) -> Path:
@@ -256,6 +251,54 @@ class Run:
         if not found:
             raise Unavailable("no snapshot was saved", "; ".join(worker.notes) or f"the run is {worker.state}")
         return found[-1]
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """{"step", "events", "path"} of every point that `branch` and `undo` can go to, the earliest first.
+
+        One is kept by a pause, by `checkpoint_now`, and before a knob is changed; the last snapshot counts too.
+        """
+        return family.checkpoints(self._home)
+
+    def branch(self, step: int | None = None, *, folder: str | Path | None = None, **knobs: float) -> Run:
+        """A new run that goes on from the checkpoint at `step` (None: from here, or the last one) with changed knobs.
+
+        This run goes on as it was. knobs: what `change` takes, and steps. The new folder lies beside this one's. Raises
+        BadInput for a step without a checkpoint (it lists those there are).
+        """
+        self._check_change(knobs, "steps")
+        if step is None and self.working and self.state in ("running", "paused"):
+            self.checkpoint_now()
+        new = attach(family.branch(self._home, family.chosen(self._home, step), dict(knobs), folder).path)
+        new.resume()
+        return new
+
+    def undo(self, step: int | None = None) -> None:
+        """Go back to the checkpoint at `step` (None: the last one before here) and go on from there, in this run.
+
+        A finished run cannot be undone: branch from it. What was undone stays in the folder and is told by `tree`.
+        """
+        if self.state == "done":
+            raise BadInput(
+                "the run is done", "Allowed: a run that goes on, or was paused, cancelled or interrupted", "Branch from it instead"
+            )
+        at = self.progress
+        family.chosen(self._home, step, at.done if at else 0)  # said before anything is stopped
+        if isinstance(self._source, Worker) and not self._source.finished.is_set():
+            self._source.ask("leave")
+        self._let_go()
+        if not self._home.take(patience=1.0):
+            raise self._elsewhere()
+        try:
+            family.go_back(self._home, family.chosen(self._home, step, at.done if at else 0))
+        finally:
+            self._home.release()
+        self._source = Mirror(self._home)
+        self.resume()
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The run's family, from its first ancestor down: branches with what they changed, and what was undone."""
+        return family.tree(self._home)
 
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the result; raise the verb's own error, or Cancelled.
@@ -329,6 +372,18 @@ class Run:
             "Ask there, or end that process and resume here",
         )
 
+    def _let_go(self) -> None:
+        """Wait until this process's worker has written everything, and look at the folder from then on."""
+        if isinstance(self._source, Worker):
+            self._source.saved.wait()
+            self._source = Mirror(self._home)
+
+    def _check_change(self, knobs: dict[str, Any], *more: str) -> None:
+        self._verb().check_knobs({name: value for name, value in knobs.items() if name not in more})
+        for name, value in knobs.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise BadInput(f"the knob {name} is {value!r}", "Allowed: a number above 0")
+
     def _check_can_go_on(self) -> None:
         assert isinstance(self._source, Mirror)
         self._source.look(now=True)
@@ -342,15 +397,3 @@ class Run:
 
     def _verb(self) -> LongVerb:
         return find_verb(self._address, self.verb) if isinstance(self._source, Mirror) else self._source.verb
-
-
-def _named(verb: LongVerb, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by name, checked against the verb; its defaults are not written out."""
-    return dict(inspect.signature(verb.work).bind(*args, **kwargs).arguments)
-
-
-def _written(value: Any, name: str) -> Any:
-    try:
-        return encode(value, name, None)
-    except Unwritable as reason:
-        return {"is": "unwritable", "of": str(reason)}

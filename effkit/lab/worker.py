@@ -21,6 +21,7 @@ from effkit.spec.progress import LongVerb, Progress, Work
 from .arguments import decode, encode, has_later
 from .folder import RunFolder
 from .history import History, RunError
+from .tree import keep
 
 SNAPSHOT_SECONDS = 20.0  # a snapshot at most this often, and at most every SNAPSHOT_COSTS times what the last one cost,
 SNAPSHOT_COSTS = 50.0  # so that saving takes at most 2% of the time
@@ -193,10 +194,12 @@ class Worker:
                     change, self._changes = self._changes, {}
             if not asked:
                 self._go()
+                if change:
+                    self._keep(event, for_good=True)  # what run.undo() goes back to
                 self._news = change
                 return change or None
             if asked & {"keep", "leave", "snapshot"}:
-                self._keep(event)
+                self._keep(event, for_good="snapshot" in asked)
                 for answer in answers:
                     answer.set()
             if asked & {"keep", "leave"}:
@@ -211,7 +214,7 @@ class Worker:
         if self.state != "paused":
             self._hold_clock()
             self.state = "paused"
-            self._keep(event)
+            self._keep(event, for_good=True)
             self._write("its state", self._write_state)
 
     def _go(self) -> None:
@@ -264,12 +267,16 @@ class Worker:
         self._home.append(events[self._written : count])
         self._written = count
 
-    def _keep(self, event: Progress) -> None:
-        """Make the run resumable from here: inputs that were put off, events, and the snapshot if the verb has one."""
+    def _keep(self, event: Progress, for_good: bool = False) -> None:
+        """Make the run resumable from here: inputs that were put off, events, and the snapshot if the verb has one.
+
+        for_good: a later snapshot does not take its place, so that the run can come back here.
+        """
         begun = time.monotonic()
         if self._write("its inputs", self._keep_inputs) and self._write("its events", self._flush) and event.snapshot is not None:
             take, count, seconds = event.snapshot, len(self.history.events), round(self.elapsed, 4)
-            self._write("a snapshot", lambda: self._home.save_snapshot(take(), count, seconds))
+            if self._write("a snapshot", lambda: self._home.save_snapshot(take(), count, seconds)) and for_good:
+                self._write("a checkpoint", lambda: keep(self._home, self._home.snapshots()[-1]))
         now = time.monotonic()
         self._due = now + max(SNAPSHOT_SECONDS, SNAPSHOT_COSTS * (now - begun))
 

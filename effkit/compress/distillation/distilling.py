@@ -111,6 +111,7 @@ def apply_distill(
         training.keep_best_()
     finally:
         trainee.module.eval().requires_grad_(False)
+    step = step.model_copy(update={"steps": training.step.steps})  # a branch may have lengthened it; other knobs are told in notes
     return _finished(student, trainee, step, plan.model_copy(update={"notes": (*plan.notes, *training.changes)}))
 
 
