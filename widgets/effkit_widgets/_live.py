@@ -190,6 +190,9 @@ class LiveCard(Card):
         for name, value in event["metrics"].items():
             self._curves.add(name, event["done"], value)
 
+    def _background(self) -> None:
+        """Curves that stand behind those of the run; called whenever these begin anew."""
+
     def _after(self, run: Run) -> Run | None:
         """What follows a run that is done: the next run, or None."""
         return None
@@ -202,6 +205,7 @@ class LiveCard(Card):
         self._run, self._stage, self._stages = run, 1, stages
         self._events, self._read, self._before = (), 0, 0.0
         self._curves.clear()
+        self._background()
         self._broken = None
         self._wake()
 
@@ -240,6 +244,7 @@ class LiveCard(Card):
         events = run.events
         if events is not self._events and self._read:
             self._curves.clear()  # resumed from a snapshot: the run tells its story again, up to there
+            self._background()
             self._read = 0
         self._events = events
         for event in events[self._read : (end := len(events))]:

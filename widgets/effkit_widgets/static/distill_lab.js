@@ -3,7 +3,7 @@ Object.assign(STRINGS, {
   labTitle: { en: "Distill a student from {name}" },
   labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature and learning rate can be turned while it runs." },
   lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "KL divergence of teacher to student per token; 0 would be the teacher itself" },
-  training: { en: "training" }, heldOut: { en: "held out" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
+  training: { en: "training" }, heldOut: { en: "held out" }, heldOutOf: { en: "held out, run {n}" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
   studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
@@ -20,7 +20,7 @@ function samplesOf({ step, rows }) {
     const [theirs, ours] = [words(teacher), words(student)], most = Math.max(theirs.length, ours.length);
     let same = 0;
     while (same < Math.min(theirs.length, ours.length) && theirs[same].trim() === ours[same].trim()) same++;
-    const spoken = (list) => (list.join("").trim() ? [same ? h("span", { class: "ek-same" }, list.slice(0, same).join("")) : null, list.slice(same).join("")] : [h("span", { class: "ek-quiet" }, say("nothingSaid"))]);
+    const spoken = (given) => { const list = [...given]; if (list.length) list.push(list.pop().trimEnd()); return said(list); }, said = (list) => (list.join("").trim() ? [same ? h("span", { class: "ek-same" }, list.slice(0, same).join("")) : null, list.slice(same).join("")] : [h("span", { class: "ek-quiet" }, say("nothingSaid"))]);
     return h("li", {}, h("p", { dir: "auto" }, h("strong", {}, `${prompt} …`), " ", h("span", { class: "ek-quiet" }, say("alike", { n: same, m: most }))),
       h("dl", {}, h("dt", {}, icon("base"), say("teacherSays")), h("dd", { dir: "auto" }, spoken(theirs)), h("dt", {}, icon("distilled"), say("studentSays")), h("dd", { dir: "auto" }, spoken(ours))));
   }))];
@@ -35,16 +35,24 @@ export default {
     ui.picture.append(columns);
     const series = [{ name: "loss", label: say("training"), kind: "quantized" }, { name: "held_out", label: say("heldOut"), kind: "distilled", shape: "triangle", dashed: true }];
     panelBox.append(legendBox);
+    // the held-out curves of the other runs of the tree stand behind, in grey
+    const own = [...series];
+    const others = () => {
+      const names = store.names().filter((name) => name.startsWith("held_out:")), found = names.map((name) => ({ name, label: say("heldOutOf", { n: name.split(":")[1] }), kind: "base", shape: "circle", dashed: true }));
+      if (series.length === found.length + 2 && found.every((x) => series.some((y) => y.name === x.name))) return;
+      series.splice(0, series.length, ...own, ...found);
+      drawLegend();
+    };
     const lines = () => Object.entries(model.get("lines")).map(([name, value]) => ({ name: name === "teacher" ? say("teacher") : name, value }));
     const drawLegend = () => legendBox.replaceChildren(legend([
       ...series.map((x) => ({ kind: x.kind, shape: "line", text: x.label, dashed: x.dashed })),
       ...lines().map(({ name, value }) => ({ kind: "base", shape: "line", text: say("reference", { name, v: three(value) }), dashed: true })),
     ]));
-    const store = curveStore(ui, () => { chart.soon(); twin.update(); ui.root.dataset.points = store.count(); });
+    const store = curveStore(ui, () => { others(); chart.soon(); twin.update(); ui.root.dataset.points = store.count(); });
     const chart = seriesChart(panelBox, signal, {
       label: say("lossTitle"), x: { label: say("steps"), unit: "", whole: true }, y: { label: say("lossLabel"), unit: "" }, series, data: store.get, floor: 0, most: 340, lines, waiting: say("waitingLoss"),
       span: () => { const state = model.get("state"); const steps = state.task === "distill" && state.total ? state.total : Math.max(...series.map((x) => store.get(x.name).x.at(-1) ?? 0), 1); return [0, steps]; },
-      naming: (i, name, x) => ({ title: say(name === "loss" ? "training" : "heldOut"), pairs: [[say("steps"), String(x)]] }),
+      naming: (i, name, x) => ({ title: series.find((x) => x.name === name)?.label ?? name, pairs: [[say("steps"), String(x)]] }),
     });
     const twin = tableTwin(ui, () => ({
       caption: say("lossTable"), columns: [{ label: say("curve"), text: true }, { label: say("steps"), show: (v) => String(v) }, { label: say("lossLabel"), show: three }],
@@ -80,11 +88,15 @@ export default {
         input.disabled = lock === "all" || (lock === "going" && (name === "layers" || name === "steps"));
       }
     };
+    let tree = null, ways = null;
     const panel = runPanel(ui, {
       startable: () => (model.get("plan").before ? null : say("noPlan")), onstart: () => ({ choice: model.get("choice") }),
-      onchange: ({ going, live, pending }) => drawChoice(!live || pending || (going && model.get("state").task !== "distill") ? "all" : going ? "going" : null),
+      onchange: ({ name, going, live, pending }) => { ways?.update({ name, live, pending }); tree?.update({ name, live, pending }); drawChoice(!live || pending || (going && model.get("state").task !== "distill") ? "all" : going ? "going" : null); },
     });
-    ui.controls.append(fields, panel.row, twin.toggle);
+    tree = runTree(ui, (id) => panel.send("show", { run: id }));
+    ui.picture.after(tree.node);
+    ways = branchButtons(ui, panel);
+    ui.controls.append(fields, panel.row, ways.node, twin.toggle, tree.toggle);
     ui.on("change:choice", () => panel.update());
     ui.on("change:plan", () => { drawPlan(); panel.update(); });
     ui.on("change:verdict", drawPlan);
@@ -96,6 +108,6 @@ export default {
     };
     ui.on("change:lines", () => { drawLegend(); chart.soon(); twin.update(); });
     ui.on("change:samples", drawSamples);
-    drawPlan(); drawLegend(); drawSamples(); panel.update();
+    others(); drawPlan(); drawLegend(); drawSamples(); panel.update();
   }),
 };
