@@ -155,7 +155,10 @@ class DistillLab(LiveCard):
         learning_rate, steps. Raises BadInput while work goes on, or where there is no such checkpoint.
         """
         with self._starting:
-            run = self._resting().branch(step, **knobs)
+            refuse_unknown(
+                "DistillLab.branch", {name: 0 for name in knobs if name not in ("steps", *distill.knobs)}, ("steps", *distill.knobs)
+            )
+            run = self._resting().branch(step, folder=None, **knobs)
             self._pending = {}
             self._soon(lambda: self._chose(knobs))
             self._present(run)
@@ -180,6 +183,8 @@ class DistillLab(LiveCard):
                 raise choice("the run", id, nodes)
             self._pending = {}
             run = self._runs.get(id) or attach(nodes[id]["folder"])
+            there = values_at(run, None)
+            self._soon(lambda: self._chose({name: there[name] for name in ("steps", *KNOBS) if name in there}))
             self._present(run)
             return run
 
@@ -207,7 +212,7 @@ class DistillLab(LiveCard):
         return sorted(nodes, key=lambda node: node["number"])
 
     def _chose(self, values: Mapping[str, Any]) -> None:
-        """The fields show what a branch was started with; nothing is turned by that."""
+        """The fields show what the run that comes works with; nothing is turned by that."""
         self.unobserve(self._chosen, names=["choice"])
         self.verdict, self.choice = "", {**self.choice, **values}
         self.observe(self._chosen, names=["choice"])
@@ -239,9 +244,11 @@ class DistillLab(LiveCard):
         elif what == "branch":
             self._show(None)
             here = self._resting()
-            wanted = {name: self.choice[name] for name in ("steps", *KNOBS)}
-            there = values_at(here, values.get("step"))
-            self.branch(values.get("step"), **{name: value for name, value in wanted.items() if value != there.get(name)})
+            step, points = values.get("step"), here.checkpoints()
+            if step is None and points and here.state != "paused":  # a paused run can go on from where it is
+                step = points[-1]["step"]
+            wanted, there = {name: self.choice[name] for name in ("steps", *KNOBS)}, values_at(here, step)
+            self.branch(step, **{name: value for name, value in wanted.items() if value != there.get(name)})
         elif what == "undo":
             self._show(None)
             self.undo(values.get("step"))
@@ -346,9 +353,12 @@ def held_out(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 def values_at(run: Run, step: int | None) -> dict[str, Any]:
-    """The fields of Distill as they were at a checkpoint (None: the last one); {} where there is none, which `branch` then says."""
+    """The fields of Distill as they were at a checkpoint (None: at the end); {} where there is none, which `branch` then says."""
     points = [point for point in run.checkpoints() if step is None or point["step"] == step]
     if not points:
         return {}
     state = json.loads((points[-1]["path"] / "state.json").read_text(encoding="utf-8"))["state"]
-    return {**state["step"], **(state.get("change") or {})}
+    values = {**state["step"], **(state.get("change") or {})}
+    for event in run.events[points[-1]["events"] :] if step is None else ():
+        values |= event.get("change") or {}
+    return values

@@ -280,6 +280,7 @@ def test_branch_undo_and_show_from_the_card(tiny_llama):
         click(bench, "show", run=first.id)
         await until(lambda: bench.tree[0]["shown"])
         assert [node["shown"] for node in bench.tree] == [True, False]
+        assert bench.choice["temperature"] == 1.0  # the fields show what this one works with
         with pytest.raises(BadInput, match="the run is 'x'"):
             bench.show("x")
         click(bench, "resume")

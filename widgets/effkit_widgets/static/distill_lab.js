@@ -7,7 +7,7 @@ Object.assign(STRINGS, {
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
   studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
-  samplesAfter: { en: "Samples after step {n}" }, samplesGloss: { en: "Both continue the same beginning with their likeliest words; what is underlined is the same in both." },
+  samplesAfter: { en: "Samples after step {n}" }, samplesBefore: { en: "Samples before the first step" }, samplesGloss: { en: "Both continue the same beginning with their likeliest words; what is underlined is the same in both." },
   teacherSays: { en: "teacher" }, studentSays: { en: "student" }, alike: { en: "{n} of {m} words alike from the start" }, nothingSaid: { en: "(nothing)" }, reference: { en: "{name} {v}" }, teacher: { en: "teacher" },
   waitingLoss: { en: "Curves appear with the first step" }, noPlan: { en: "This choice is not possible; the message above says why." },
 });
@@ -16,12 +16,12 @@ function samplesOf({ step, rows }) {
   if (!rows?.length) return [];
   const words = (text) => text.split(/(?<=\s)(?=\S)/);
   const icon = (kind) => { const svg = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}`, "aria-hidden": "true" }); s("path", { d: shapePath(SHAPES[kind], 6), class: "ek-mark" }, svg); return svg; };
-  return [h("h4", { title: say("samplesGloss") }, say("samplesAfter", { n: step })), h("ul", { class: "ek-samples" }, rows.map(({ prompt, teacher, student }) => {
-    const [theirs, ours] = [words(teacher), words(student)], most = Math.max(theirs.length, ours.length);
+  return [h("h4", { title: say("samplesGloss") }, step ? say("samplesAfter", { n: step }) : say("samplesBefore")), h("ul", { class: "ek-samples" }, rows.map(({ prompt, teacher, student }) => {
+    const [theirs, ours] = [words(teacher), words(student)], spelt = (list) => list.filter((word) => /[\p{L}\p{N}]/u.test(word)).length, most = Math.max(spelt(theirs), spelt(ours));
     let same = 0;
     while (same < Math.min(theirs.length, ours.length) && theirs[same].trim() === ours[same].trim()) same++;
     const spoken = (given) => { const list = [...given]; if (list.length) list.push(list.pop().trimEnd()); return said(list); }, said = (list) => (list.join("").trim() ? [same ? h("span", { class: "ek-same" }, list.slice(0, same).join("")) : null, list.slice(same).join("")] : [h("span", { class: "ek-quiet" }, say("nothingSaid"))]);
-    return h("li", {}, h("p", { dir: "auto" }, h("strong", {}, `${prompt} …`), " ", h("span", { class: "ek-quiet" }, say("alike", { n: same, m: most }))),
+    return h("li", {}, h("p", { dir: "auto" }, h("strong", {}, `${prompt} …`), " ", h("span", { class: "ek-quiet" }, say("alike", { n: spelt(ours.slice(0, same)), m: most }))),
       h("dl", {}, h("dt", {}, icon("base"), say("teacherSays")), h("dd", { dir: "auto" }, spoken(theirs)), h("dt", {}, icon("distilled"), say("studentSays")), h("dd", { dir: "auto" }, spoken(ours))));
   }))];
 }

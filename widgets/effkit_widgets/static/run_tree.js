@@ -71,7 +71,7 @@ function branchButtons(ui, panel) {
   const step = () => (from.value === "" ? null : Number(from.value));
   const branch = fill(button("branch", say("branch"), () => panel.send("branch", { step: step() })), { title: say("branchGloss") });
   const undo = fill(button("undo", say("undo"), () => panel.send("undo", { step: step() })), { title: say("undoGloss") });
-  const node = h("div", { class: "ek-row", hidden: true }, field(say("fromField"), from), branch, undo);
+  const node = h("div", { class: "ek-row ek-end", hidden: true }, field(say("fromField"), from), branch, undo);
   let told = "";
   function update({ name, live, pending }) {
     const { checkpoints = [], training, done = 0 } = model.get("state");
