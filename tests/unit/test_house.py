@@ -20,8 +20,8 @@ PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path 
 
 SURFACE = [
     "Checkpoint", "Cost", "Distill", "EffkitError", "Estimate", "Frontier", "Model", "Plan", "Profile", "Progress", "Prune",
-    "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "attach", "device", "devices", "distill", "evaluate", "load",
-    "measure", "plan", "profile", "prune", "quantize", "start",
+    "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "device", "devices", "distill", "evaluate", "load",
+    "measure", "plan", "profile", "prune", "quantize", "start", "student",
 ]  # fmt: skip
 
 
