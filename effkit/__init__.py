@@ -37,6 +37,7 @@ _HOME = {
     "Record": "spec.record",
     "Run": "lab.run",
     "Store": "lab.store",
+    "Student": "spec.recipe",
     "attach": "lab.run",
     "device": "hardware.device",
     "devices": "hardware.device",
@@ -49,6 +50,7 @@ _HOME = {
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "start": "lab.run",
+    "student": "compress.distillation.students",
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "Record",
     "Run",
     "Store",
+    "Student",
     "attach",
     "device",
     "devices",
@@ -82,11 +85,12 @@ __all__ = [
     "prune",
     "quantize",
     "start",
+    "student",
 ]
 
 if TYPE_CHECKING:
     from .compress.distillation.distilling import distill
-    from .compress.distillation.students import prune
+    from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .hardware.device import device, devices
@@ -103,7 +107,7 @@ if TYPE_CHECKING:
     from .spec.intervals import Estimate
     from .spec.plan import Plan
     from .spec.progress import Progress
-    from .spec.recipe import Distill, Prune, Quantize, Recipe
+    from .spec.recipe import Distill, Prune, Quantize, Recipe, Student
     from .spec.record import Checkpoint, Cost, Profile, Quality, Record
 
 
