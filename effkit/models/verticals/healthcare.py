@@ -13,8 +13,7 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 
 from effkit.models.labelled import LabelledSet, made
-
-from . import data_files
+from effkit.models.wheels import data_files
 
 PACKAGE = "simple-icd-10-cm"
 CAP = 12

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from effkit.models.labelled import LabelledSet, made
 from effkit.models.near import near_copies
-
-from . import data_files
+from effkit.models.wheels import data_files
 
 PACKAGE = "sdr-hazards-classification"
 UNLABELLED = ("Corrosion_Limit", "Non_Hazards", "SDR_Example")

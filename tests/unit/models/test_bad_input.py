@@ -44,7 +44,7 @@ class Bomb:
 
 def test_misspelt_built_in_name():
     refused(
-        "smollm2 135m", r"^the model is 'smollm2 135m'\. Allowed: 'smollm2-135m'\. Or give a folder, a \.gguf file, or a Hugging Face id"
+        "smollm2 135m", r"^the model is 'smollm2 135m'\. Allowed: 'smollm2-135m', 'minilm-l6'\. Or give a folder, a \.gguf file, or a Hugging Face id"
     )
 
 
