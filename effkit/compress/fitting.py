@@ -29,7 +29,8 @@ BUCKET = 16  # batches whose texts are sorted by length together
 @dataclass(frozen=True)
 class Settings:
     """word_dropout: share of tokens hidden from a step, so that no single word decides; head_rate: the head's learning rate over
-    the body's; freeze: parts of parameter names that stay as they are; autocast: "bfloat16" or None."""
+    the body's; freeze: parts of parameter names that stay as they are; autocast: "bfloat16" or None;
+    most_steps: end there, in the middle of an epoch."""
 
     epochs: int
     learning_rate: float
@@ -40,6 +41,7 @@ class Settings:
     weight_decay: float = 0.01
     freeze: tuple[str, ...] = ()
     autocast: str | None = None
+    most_steps: int | None = None
     seed: int = 0
 
 
@@ -85,7 +87,8 @@ class Fitting:
 
     @property
     def total(self) -> int:
-        return self.settings.epochs * self.batches
+        total = self.settings.epochs * self.batches
+        return min(total, self.settings.most_steps or total)
 
     def rate(self) -> float:
         warm_up = max(1, round(self.total * WARM_UP))

@@ -39,6 +39,7 @@ def finetune(
     held_out: LabelledSet | None = None,
     *,
     epochs: int | None = None,
+    steps: int | None = None,
     learning_rate: float = 5e-5,
     batch: int = 32,
     window: int = 128,
@@ -52,6 +53,7 @@ def finetune(
 
     held_out: for the curve, and for patience; at most 256 of its texts are read each time
     epochs:   passes over the labels; None: as many as make about 90 to 330 steps, 2 to 16
+    steps:    at most so many steps, whatever epochs says
     window:   tokens of a text that are read
     probe:    start the head from the logistic regression on the frozen body's features
     patience: stop after so many held-out measurements (each tenth of the way) without a better one, and keep the best
@@ -60,12 +62,14 @@ def finetune(
     Token and position embeddings stay as they are. Progress: metrics "loss" (nats), "learning_rate", and every tenth of the way
     "held_out" (macro-F1). While it runs, learning_rate may be changed. Raises BadInput, OutOfMemory, EffkitError if it diverges.
     """
-    _check(model, labelled, held_out, epochs=epochs, batch=batch, patience=patience, window=window)
-    steps = math.ceil(len(labelled) / batch)
-    passes = epochs or min(16, max(2, round(min(MOST_STEPS, max(LEAST_STEPS, 8 * steps)) / steps)))
+    _check(model, labelled, held_out, epochs=epochs, steps=steps, batch=batch, patience=patience, window=window)
+    once = math.ceil(len(labelled) / batch)
+    passes = epochs or min(16, max(2, round(min(MOST_STEPS, max(LEAST_STEPS, 8 * once)) / once)))
     with guard(model.device, "copying the model"):
         trainee = model.to(dtype=torch.float32)
-    settings = Settings(passes, learning_rate, batch, head_rate=10.0, freeze=EMBEDDINGS, autocast=autocast, seed=seed)
+    settings = Settings(
+        passes, learning_rate, batch, head_rate=10.0, freeze=EMBEDDINGS, autocast=autocast, most_steps=steps, seed=seed
+    )
     targets = weighted_targets(labelled)
     if probe and resume is None:
         yield from probe_(trainee, labelled.texts, targets, window, autocast)
