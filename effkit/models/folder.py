@@ -20,6 +20,7 @@ from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.progress import Progress, Work
 
 from .gguf import read_gguf
+from .mean_bert import OWN
 from .model import Model
 from .saving import MANIFEST, read_manifest, rebuilt
 
@@ -76,7 +77,7 @@ def architecture(folder: Path, source: str) -> tuple[Any, Any]:
         )
     causal = {name for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _each(value)}
     classes = {name for value in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values() for name in _each(value)}
-    name = next((name for name in names if name in causal | classes), None)
+    name = next((name for name in names if name in causal | classes | OWN.keys()), None)
     if name is None:
         raise BadInput(
             f"the architecture of {source} is {names[0] if names else None!r}",
@@ -90,7 +91,7 @@ def architecture(folder: Path, source: str) -> tuple[Any, Any]:
             "effkit starts from unquantized weights, so that what it measures is what it did",
             "Load the original checkpoint",
         )
-    return CONFIG_MAPPING[kind].from_dict(data), getattr(transformers, name)
+    return CONFIG_MAPPING[kind].from_dict(data), OWN.get(name) or getattr(transformers, name)
 
 
 def weight_files(folder: Path, source: str) -> list[Path]:

@@ -1,0 +1,256 @@
+"""`claim`: from a labelled set to an answer whether 90% of the capability at 10% of the cost is to be had on it.
+
+The user's situation is few labels and many texts without. The teacher learns from the labels. It then answers the other texts,
+and the student and a distilled linear model learn from its answers. What each is worth is measured on test texts that were in
+neither, each model in its best form on this device. Nothing is tuned here: the settings were chosen on held-out parts, and no
+label beyond the budget is used.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effkit.compress.distillation.specialist import specialist
+from effkit.compress.fitting import Settings
+from effkit.compress.pool import augmented
+from effkit.compress.teaching import finetune, fitted, weighted_targets
+from effkit.hardware.environment import environment
+from effkit.measure.answers import Scores, answers
+from effkit.measure.coder import Coder
+from effkit.measure.linear import Linear
+from effkit.measure.serving import Served, ServedLinear, best_form, interleaved, throughput
+from effkit.models.classifying import classifier
+from effkit.models.labelled import LabelledSet, Split, budget, read_labelled, split
+from effkit.models.model import Model
+from effkit.spec.claim import Claim, Contender
+from effkit.spec.errors import BadInput
+from effkit.spec.intervals import Estimate
+from effkit.spec.progress import Progress, Work, long_work
+
+TEACHER_TOKENS = 260_000  # read while fine-tuning
+POOL_TOKENS = 330_000  # read by the teacher to answer the pool
+POOL_TEXTS = 14_000
+LEAST_TEXTS = 6_000  # below which the pool is augmented
+STUDENT_STEPS, STUDENT_BATCH, STUDENT_RATE = 1200, 64, 2e-3
+WORD_DROPOUT = 0.1
+TEST_TEXTS = 3_000  # answered one by one
+TIMED, FULL_LOAD = 100, 512
+
+
+@long_work
+def claim(
+    data: Any,
+    labels_per_class: int | None = 32,
+    seed: int = 0,
+    teacher: str | Path | Model = "minilm-l6",
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    window: int = 128,
+    kept: dict[str, Any] | None = None,
+) -> Work[Claim]:
+    """Teacher, student, linear, distilled linear and majority class on one labelled set, and the verdict.
+
+    data:   what `read_labelled` reads: "healthcare", "maintenance", a file with its columns text and label, pairs
+    labels_per_class: how many labels may be used; None: all of the train part. seed: which ones, and all training
+    teacher: a built-in encoder or a folder, to be fine-tuned; a Model: a fine-tuned classifier, taken as it is
+    window: tokens of a text that teacher and student read
+    kept:   a dict that receives the fine-tuned "teacher", the "student", the "linear" models and the "split"
+
+    Raises BadInput where there is too little data: every class needs a label, and the test part a text.
+    """
+    work = _Trial(read_labelled(data, text, label, group), labels_per_class, seed, window)
+    yield from work.teach(teacher)
+    yield from work.distill()
+    yield from work.fit_linear()
+    result = yield from work.compare()
+    if kept is not None:
+        kept |= {**work.models, **work.linears, "split": work.parts}
+    return result
+
+
+@dataclass
+class _Trial:
+    """What is learned and measured on the way. `spent`: seconds that making each model took, its teacher's not counted."""
+
+    labelled_set: LabelledSet
+    per_class: int | None
+    seed: int
+    window: int
+    parts: Split = field(init=False)
+    labelled: LabelledSet = field(init=False)
+    pool: tuple[str, ...] = field(init=False)
+    models: dict[str, Model] = field(default_factory=dict)
+    linears: dict[str, Linear] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    taught: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def __post_init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.parts = split(self.labelled_set)
+        self.labelled, self.pool = budget(self.parts.train, self.per_class, self.seed)
+        if not len(self.parts.test) or len(set(self.labelled.labels)) < 2:
+            raise BadInput(
+                f"{self.labelled_set.name} has {len(self.labelled)} texts to learn from and {len(self.parts.test)} to test on",
+                "Allowed: at least two classes with texts in the train part, and a test part",
+                "Give more rows, or groups that are smaller",
+            )
+        self.autocast = "bfloat16" if _computes_bfloat16() else None
+
+    def teach(self, teacher: str | Path | Model) -> Work[None]:
+        begun = time.perf_counter()
+        if isinstance(teacher, Model):
+            model = teacher
+        else:
+            base = yield from classifier.work(teacher, self.labelled.classes, seed=self.seed)
+            tokens = 32 * max(1, _mean_length(base, self.labelled.texts, self.window))
+            steps = max(40, round(TEACHER_TOKENS / tokens))
+            model = yield from finetune.work(
+                base, self.labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed
+            )
+        self.models["teacher"] = model
+        self.spent["teacher"] = time.perf_counter() - begun
+
+    def distill(self) -> Work[None]:
+        """The teacher answers labelled texts and pool; the student learns its answers."""
+        begun, teacher = time.perf_counter(), self.models["teacher"]
+        length = _mean_length(teacher, self.pool or self.labelled.texts, self.window)
+        most = max(2000, min(POOL_TEXTS, round(POOL_TOKENS / max(1, length))))
+        pool = list(self.pool)
+        random.Random(self.seed).shuffle(pool)
+        self.texts = [*self.labelled.texts, *pool][: max(most, len(self.labelled))]
+        real = len(self.texts)
+        self.texts += augmented(self.texts, max(0, min(LEAST_TEXTS, most) - real), self.seed)
+        if len(self.texts) > real:
+            self.notes.append(f"The pool is small: {len(self.texts) - real} texts were made from its {real}.")
+        said = yield from answers(teacher, self.texts, self.window, autocast=self.autocast)
+        self.taught = torch.softmax(said, -1)
+        self.spent["teacher's answers"] = time.perf_counter() - begun
+        new = yield from specialist.work(teacher, self.texts[:real], window=self.window, seed=self.seed)
+        epochs = max(2, round(STUDENT_STEPS * STUDENT_BATCH / len(self.texts)))
+        settings = Settings(epochs, STUDENT_RATE, STUDENT_BATCH, word_dropout=WORD_DROPOUT, seed=self.seed)
+        self.models["student"] = yield from fitted(new, self.texts, self.taught, settings, self.window)
+        self.spent["student"] = time.perf_counter() - begun
+
+    def fit_linear(self) -> Work[None]:
+        """On the labels, and on the teacher's answers. Both know the pool's words."""
+        begun = time.perf_counter()
+        yield Progress("linear", 0, 2, "models", "on the labels")
+        words = [*self.labelled.texts, *self.pool[:POOL_TEXTS]]
+        self.linears["linear"] = Linear(words).fit_(self.labelled.texts, weighted_targets(self.labelled).numpy())
+        self.spent["linear"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        yield Progress("linear", 1, 2, "models", "on the teacher's answers")
+        self.linears["distilled linear"] = Linear(self.texts).fit_(self.texts, self.taught.numpy())
+        self.spent["distilled linear"] = self.spent["teacher's answers"] + time.perf_counter() - begun
+        yield Progress("linear", 2, 2, "models")
+
+    def compare(self) -> Work[Claim]:
+        test = self.parts.test
+        if len(test) > TEST_TEXTS:
+            test = test.take([i * len(test) // TEST_TEXTS for i in range(TEST_TEXTS)])
+            self.notes.append(f"{TEST_TEXTS} of {len(self.parts.test)} test texts were read, evenly spread.")
+        trial = list((self.parts.held_out if len(self.parts.held_out) > 20 else self.labelled).texts)[:300]
+        served: dict[str, Any] = {}
+        forms: dict[str, dict[str, float]] = {}
+        for name, model in self.models.items():
+            served[name], forms[name] = yield from best_form(model, trial, self.window)
+        served |= {name: ServedLinear(linear) for name, linear in self.linears.items()}
+        said: dict[str, np.ndarray] = {}
+        for name, one in served.items():
+            said[name] = yield from _answer_each(one, test.texts, name)
+        counts = np.bincount(self.labelled.labels if self.per_class is None else self.parts.train.labels, minlength=len(test.classes))
+        said["majority"] = np.full(len(test), int(counts.argmax()))
+        timed = list(test.texts)[:: max(1, len(test) // TIMED)][:TIMED]
+        waited = yield from interleaved(served, timed, seed=self.seed)
+        rates = yield from throughput(served, list(test.texts)[:: max(1, len(test) // FULL_LOAD)][:FULL_LOAD])
+        scores = Scores(test.labels, test.groups, len(test.classes))
+        f1 = {name: scores.f1(answered) for name, answered in said.items()}
+        best = max(f1, key=lambda name: f1[name].value or 0.0)
+        contenders = {}
+        for name, estimate in f1.items():
+            one, model = served.get(name), self.models.get(name)
+            contenders[name] = Contender(
+                name=name,
+                macro_f1=estimate,
+                bytes=one.stored_bytes if one else 0,
+                parameters=model.checkpoint.parameters if model else None,
+                form=one.form if one else "",
+                forms={form: None if np.isnan(ms) else ms for form, ms in forms.get(name, {}).items()},
+                latency=waited[name]["p50"] if one else None,
+                latency_whole=waited[name]["with_tokenizer"] if one else None,
+                rate=rates.get(name),
+                training_seconds=self.spent.get(name),
+                behind=name != best and scores.behind(said[name], said[best]),
+            )
+        student, teacher = contenders["student"], contenders["teacher"]
+        assert student.latency and teacher.latency and student.latency_whole and teacher.latency_whole and student.rate and teacher.rate
+        yield Progress("claim", 1, 1, "steps")
+        return Claim(
+            data=self.labelled_set.name,
+            data_hash=self.labelled_set.hash,
+            classes=len(test.classes),
+            labels_per_class=self.per_class,
+            labelled=len(self.labelled),
+            pool=len(self.pool),
+            test=len(test),
+            seed=self.seed,
+            contenders=contenders,
+            retained=scores.ratio(said["student"], said["teacher"]),
+            above_chance=_above_chance(scores, said),
+            latency_ratio=student.latency / teacher.latency,
+            latency_ratio_whole=student.latency_whole / teacher.latency_whole,
+            bytes_ratio=(student.bytes or 0) / (teacher.bytes or 1),
+            cost_ratio=teacher.rate / student.rate,
+            seconds=time.perf_counter() - self.begun,
+            device=repr(self.models["teacher"].device),
+            notes=tuple(self.notes),
+            environment=environment(),
+        )
+
+
+def _answer_each(one: Served | ServedLinear, texts: Sequence[str], name: str) -> Work[np.ndarray]:
+    out = np.zeros(len(texts), dtype=int)
+    with torch.inference_mode():
+        for i, words in enumerate(texts):
+            out[i] = one.answer(words)
+            if i % 50 == 49 or i + 1 == len(texts):
+                yield Progress("test", i + 1, len(texts), "texts", name)
+    return out
+
+
+def _above_chance(scores: Scores, said: dict[str, np.ndarray]) -> Estimate:
+    """(student - majority) / (teacher - majority), paired."""
+    f1 = {name: scores.f1(answered).value or 0.0 for name, answered in said.items()}
+    if f1["teacher"] <= f1["majority"]:
+        return Estimate.unavailable()
+    drawn = {name: scores.drawn(said[name]) for name in ("teacher", "student", "majority")}
+    ratios = (drawn["student"] - drawn["majority"]) / np.maximum(drawn["teacher"] - drawn["majority"], 1e-9)
+    value = (f1["student"] - f1["majority"]) / (f1["teacher"] - f1["majority"])
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)), n=scores.n)
+
+
+def _mean_length(model: Model, texts: Sequence[str], window: int) -> float:
+    """Tokens of a text, of up to 200 of them."""
+    coder = Coder(model, window)
+    some = texts[:: max(1, len(texts) // 200)]
+    return sum(len(coder(text)) for text in some) / max(1, len(some))
+
+
+def _computes_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; emulated, it is slower than float32."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

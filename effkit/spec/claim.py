@@ -1,0 +1,104 @@
+"""The claim, tested once: a specialist that keeps so much of its teacher's quality at so little of its cost per query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from .intervals import Estimate, Noun
+
+KEEPS, COSTS = 0.90, 0.10  # "90% of the capability at 10% of the cost"
+
+
+class Contender(Noun):
+    """One model of the comparison, in its best form.
+
+    macro_f1:      on the test texts, answered one by one in that form
+    form:          how it is served; forms: p50 in ms of every form that was tried, None where it could not be made or used
+    latency:       ms of one query at batch 1, p50, the model alone (for a linear model: with its n-grams);
+    latency_whole: the same with tokenization; rate: queries a second at full load
+    behind:        whether the data tell that the best model scores higher (paired)
+    """
+
+    name: str
+    macro_f1: Estimate
+    bytes: int | None = None
+    parameters: int | None = None
+    form: str = ""
+    forms: dict[str, float | None] = Field(default_factory=dict)
+    latency: float | None = None
+    latency_whole: float | None = None
+    rate: float | None = None
+    training_seconds: float | None = None
+    behind: bool | None = None
+
+
+class Claim(Noun):
+    """Teacher, student and the models that are cheaper, on test texts that no training saw.
+
+    retained:       the student's macro-F1 over the teacher's, paired; above_chance: the same above the majority class's
+    latency_ratio:  p50 at batch 1, student over teacher, each in its best form; latency_ratio_whole: with tokenization
+    cost_ratio:     seconds of the device that a query takes at full load, student over teacher: on one device at one price
+                    this is the ratio of prices per query
+    """
+
+    version: int = 1
+    data: str
+    data_hash: str
+    classes: int
+    labels_per_class: int | None
+    labelled: int
+    pool: int
+    test: int
+    seed: int = 0
+    contenders: dict[str, Contender]
+    retained: Estimate
+    above_chance: Estimate
+    latency_ratio: float
+    latency_ratio_whole: float
+    bytes_ratio: float
+    cost_ratio: float
+    seconds: float
+    device: str = ""
+    notes: tuple[str, ...] = ()
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the student keeps 90% at 10% of the teacher's latency, bytes and cost per query."""
+        kept = self.retained.value or 0.0
+        return kept >= KEEPS and max(self.latency_ratio, self.bytes_ratio, self.cost_ratio) <= COSTS
+
+    @property
+    def cheapest(self) -> str:
+        """The model with the least cost per query among those that the data cannot tell from the best."""
+        level = [one for one in self.contenders.values() if one.behind is False and one.rate]
+        return max(level, key=lambda one: one.rate or 0.0).name if level else ""
+
+    def verdict(self) -> str:
+        """One sentence on the claim and one on what to use, which need not be the student."""
+        student, linear = self.contenders["student"], self.contenders["linear"]
+        kept = f"{self.retained.value or 0:.0%} of its teacher's macro-F1"
+        if self.retained.low is not None and self.retained.high is not None:
+            kept += f" (95% interval {self.retained.low:.0%} to {self.retained.high:.0%})"
+        costs = f"{self.latency_ratio:.1%} of its latency, {self.bytes_ratio:.1%} of its bytes and {self.cost_ratio:.1%} of its cost per query"
+        sentence = f"{'Yes' if self.holds else 'No'}: the student keeps {kept} at {costs}."
+        if self.holds and self.retained.low is not None and self.retained.low < KEEPS:
+            sentence += f" The interval reaches below {KEEPS:.0%}, so these texts alone do not settle it."
+        best = max(self.contenders.values(), key=lambda one: one.macro_f1.value or 0.0)
+        if self.cheapest == best.name:
+            sentence += f" Use the {best.name}: it scores best, and nothing cheaper comes so close that the data cannot tell."
+        elif self.cheapest:
+            sentence += f" Use the {self.cheapest}: it is the cheapest that the data cannot tell from the best (the {best.name})."
+        if (linear.macro_f1.value or 0) >= (student.macro_f1.value or 0):
+            sentence += " The linear model on the same labels is at least as good as the student: the distillation was not needed here."
+        return sentence
+
+    def __str__(self) -> str:
+        lines = [f"{self.data}: {self.classes} classes, {self.labelled} labels, {self.pool} other texts, {self.test} test texts"]
+        for one in self.contenders.values():
+            size = "" if one.bytes is None else f"{one.bytes / 1e6:7.2f} MB"
+            speed = "" if one.latency is None else f"{one.latency:8.3f} ms ({one.latency_whole:.3f} with tokenizer) {one.rate or 0:8.0f}/s"
+            lines.append(f"  {one.name:17} macro-F1 {one.macro_f1}  {size} {speed}  {one.form}")
+        return "\n".join([*lines, "  " + self.verdict()])
