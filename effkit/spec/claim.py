@@ -82,7 +82,9 @@ class Claim(Noun):
         kept = f"{self.retained.value or 0:.0%} of its teacher's macro-F1"
         if self.retained.low is not None and self.retained.high is not None:
             kept += f" (95% interval {self.retained.low:.0%} to {self.retained.high:.0%})"
-        costs = f"{self.latency_ratio:.1%} of its latency, {self.bytes_ratio:.1%} of its bytes and {self.cost_ratio:.1%} of its cost per query"
+        costs = (
+            f"{self.latency_ratio:.1%} of its latency, {self.bytes_ratio:.1%} of its bytes and {self.cost_ratio:.1%} of its cost per query"
+        )
         sentence = f"{'Yes' if self.holds else 'No'}: the student keeps {kept} at {costs}."
         if self.holds and self.retained.low is not None and self.retained.low < KEEPS:
             sentence += f" The interval reaches below {KEEPS:.0%}, so these texts alone do not settle it."
