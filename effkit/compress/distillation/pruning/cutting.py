@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from effkit.hardware.memory import guard
@@ -31,8 +32,9 @@ class Kept:
     """What stays of a model, as indices into it in ascending order; None: all.
 
     layers:     of the list of layers
-    axes:       "hidden": one index for all layers; "ffn", "heads", "groups", "qkv": one index for each layer
+    axes:       one index for the whole model ("hidden", "pooled") or one for each layer ("ffn", "heads", "groups", "qkv")
     vocabulary: token ids
+    changes:    what changes in the config with the axes
     norms:      parameter name -> (gain, shift): how a norm is corrected for the channels that it no longer sees
     notes:      what the choice rests on, for the plan
     """
@@ -40,6 +42,7 @@ class Kept:
     layers: tuple[int, ...] | None = None
     axes: Mapping[str, torch.Tensor | tuple[torch.Tensor, ...]] = field(default_factory=dict)
     vocabulary: torch.Tensor | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
     norms: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -150,8 +153,8 @@ def checked(config: Any) -> Any:
     """The config, if its own rules allow it: some architectures want hidden_size to be a multiple of the heads."""
     try:
         type(config).from_dict(config.to_dict())
-    except (ValueError, TypeError) as error:
-        why = str(error).strip().splitlines()[-1].removeprefix("    ValueError: ").strip()
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        why = str(error).strip().splitlines()[-1].removeprefix("    ValueError: ").strip(" .")
         raise BadInput(
             f"the new shape is not one that {config.model_type} allows ({why})", "Allowed: shapes that its config accepts"
         ) from None

@@ -20,11 +20,13 @@ from effkit.spec.progress import Work, finish
 from effkit.spec.recipe import Prune, Student
 
 from ..planning import _by_module, _module_plan, layer_list
+from .axes import width_axes
 from .calibration import calibration, domain_text
 from .cutting import Axes, Kept, cut, is_meta, new_names, refuse_few_bits
 from .depth import influential_layers, kept_layers
 from .scratch import head_dim_of, new_config, projected_tables
 from .vocabulary import cut_tokenizer, kept_tokens, vocabulary_axes, vocabulary_changes
+from .width import kept_width, new_width, width_of
 
 CONTEXT = 128  # tokens before the one whose FLOPs are told
 
@@ -49,7 +51,9 @@ def decide(model: Model, step: Prune, text: Any = None, seed: int = 0) -> Work[K
     """What stays. On a model without weights nothing can be measured: the numbers are right, and the plan says so."""
     kept, shapes_only = Kept(), is_meta(model.module)
     seed = step.seed + seed
-    documents = domain_text(step, text) if step.vocabulary or (step.by == "importance" and step.layers) else None
+    width = any(size is not None for size in (step.heads, step.ffn, step.hidden_size))
+    measured = width or (step.by == "importance" and isinstance(step.layers, int))
+    documents = domain_text(step, text) if step.vocabulary or measured else None
     if step.vocabulary is not None:
         assert documents is not None
         refuse_few_bits(model, "vocabulary pruning")
@@ -60,22 +64,40 @@ def decide(model: Model, step: Prune, text: Any = None, seed: int = 0) -> Work[K
         stay, note = kept_layers(step, total, seed), ""
         if step.by == "importance" and isinstance(step.layers, int):
             assert documents is not None
-            note = "; chosen by their measured influence when the step runs"
+            note = "; which ones is measured when the step runs"
             if not shapes_only:
                 stay, influence = yield from influential_layers(model, step.layers, calibration(model, documents))
                 told = ", ".join(f"{i}: {value:.3f}" for i, value in enumerate(influence))
                 note = f"; chosen by their influence (1 - cosine of input and output), measured on {documents.name}: {told}"
         note = f"layers kept: {', '.join(map(str, stay))}; in the student they are numbered 0 to {len(stay) - 1}{note}"
         kept = replace(kept, layers=stay, notes=(*kept.notes, note))
+    if width:
+        assert documents is not None
+        refuse_few_bits(model, "width pruning")
+        found = kept_width(model, step, None if shapes_only else calibration(model, documents), seed)
+        kept = replace(
+            kept,
+            axes=found.axes,
+            changes=found.changes,
+            norms=found.norms,
+            notes=(*kept.notes, _width_note(model, step, documents.name, shapes_only)),
+        )
     return kept
+
+
+def _width_note(model: Model, step: Prune, text: str, shapes_only: bool) -> str:
+    old, new = width_of(model), new_width(model, step)
+    sizes = [f"{name} {before} -> {after}" for name, before, after in zip(old._fields, old, new, strict=True) if before != after]
+    how = "which ones is measured when the step runs" if shapes_only else f"the most important ones, measured on {text}"
+    return f"{', '.join(sizes) or 'no width'} in every layer: {'drawn at random' if step.by == 'random' else how}"
 
 
 def axes_and_changes(model: Model, kept: Kept) -> tuple[Axes, Mapping[str, Any]]:
     """Which parameters are cut along which axes, and what changes in the config."""
-    axes: dict[str, tuple[str, ...]] = {}
-    changes: dict[str, Any] = {}
+    axes: dict[str, tuple[str, ...]] = width_axes(model) if kept.axes else {}
+    changes: dict[str, Any] = dict(kept.changes)
     if kept.vocabulary is not None:
-        axes |= vocabulary_axes(model)
+        axes |= {name: labels for name, labels in vocabulary_axes(model).items() if name not in axes}
         changes |= vocabulary_changes(model, kept.vocabulary)
     return axes, changes
 
