@@ -1,8 +1,8 @@
 // DistillLab: a student with fewer layers learns its teacher's probabilities; both losses grow while you watch.
 Object.assign(STRINGS, {
   labTitle: { en: "Distill a student from {name}" },
-  labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature and learning rate can be turned while it runs." },
-  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "KL divergence of teacher to student per token; 0 would be the teacher itself" },
+  labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature, learning rate and the last weight can be turned while it runs." },
+  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "Held out: KL divergence of teacher to student per token; 0 would be the teacher itself. Training: the objective, which is the same only for forward KL." },
   training: { en: "training" }, heldOut: { en: "held out" }, heldOutOf: { en: "held out, run {n}" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
