@@ -54,22 +54,10 @@ def _work(base: Model, current: Model, step: Step, text: Any, seed: int, resume:
     if isinstance(step, Quantize):
         return apply_quantize(current, step, resume)
     if isinstance(step, Distill):
-<<<<<<< HEAD
         return apply_distill((base,), current, step, None if step.text else text, seed, resume)
-    return _prune(current, step)
-
-
-def _prune(model: Model, step: Prune) -> Work[Model]:
-    yield Progress("prune", 0, 1, "steps")
-    new = pruned(model, step, plan_prune(model, step))
-    yield Progress("prune", 1, 1, "steps")
-    return new
-=======
-        return apply_distill(base, current, step, None if step.text else text, seed, resume)
     if isinstance(step, Student):
         return apply_student(current, step, None if step.text else text, seed)
     return apply_prune(current, step, None if step.text else text, seed)
->>>>>>> students
 
 
 def _relayed(work: Work[Model], at: int, steps: int, trained: Mapping[str, torch.Tensor]) -> Work[Model]:
