@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -136,10 +137,11 @@ class Training:
         see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
         with see, self._autocast():
             output = (self.forward or self.student.module)(**inputs, **extra, **look)
-            logits = output.logits
+            logits, theirs_inside = output.logits, None
             loss = logits.new_zeros((), dtype=torch.float32)
             if step.objective != "hard-labels":
-                said = self.teachers.say(part, step.temperature)
+                said = self.teachers.say(part, step.temperature, look)
+                theirs_inside = said.inside
                 ours, theirs = said.same_outcomes(logits, step.temperature), said.logits.to(logits.device)
                 if part.scored is not None:
                     ours, theirs = ours[part.scored], theirs[part.scored.to(theirs.device)]
@@ -149,7 +151,8 @@ class Training:
             if weight:
                 loss = loss + weight * self._hard(logits, part)
             if self.transfer is not None and look:
-                loss = loss + self._inside(output, part, inputs.get("attention_mask"), look)
+                theirs_inside = theirs_inside or self.teachers.inside(part, look)
+                loss = loss + self._inside(output, theirs_inside, inputs.get("attention_mask"))
         return loss
 
     def _hard(self, logits: Tensor, part: Batch) -> Tensor:
@@ -161,12 +164,8 @@ class Training:
             following = torch.where(part.scored[:, :-1].to(logits.device), following, NO_LABEL)
         return hard_labels(logits[:, :-1], following)
 
-    def _inside(self, output: Any, part: Batch, mask: Tensor | None, look: dict[str, bool]) -> Tensor:
+    def _inside(self, output: Any, theirs: Any, mask: Tensor | None) -> Tensor:
         assert self.transfer is not None
-        teacher, mapping = self.teachers.models[0], self.teachers.mappings[0]
-        inputs = part.inputs(teacher, self.step.window, mapping)
-        with torch.no_grad():
-            theirs: Any = teacher.module(**inputs, **look, **({"use_cache": False} if teacher.task == "causal-lm" else {}))
         loss = output.logits.new_zeros((), dtype=torch.float32)
         if self.step.hidden:
             loss = loss + self.step.hidden * self.transfer.hidden(output.hidden_states, theirs.hidden_states, mask)
@@ -303,13 +302,14 @@ class Training:
                 f"The loss is not finite at step {failed}: training diverged. "
                 f"Lower the learning rate (it is {rate:g}{again}) and start again; the student is as it was."
             )
-        rollbacks, changes = self.rollbacks + 1, self.changes
+        rollbacks, changes, step = self.rollbacks + 1, self.changes, self.step
         self.restore_(self._good)
-        self.rollbacks, self.changes = rollbacks, changes
+        self.rollbacks, self.changes, self.step = rollbacks, changes, step  # knobs that were turned since stay
         self.change_({"learning_rate": rate / 2})
         self.changes[-1] = f"the loss was not finite at step {failed}: back to step {self.done} with learning_rate {rate / 2:g}"
 
 
+@lru_cache(maxsize=2)  # a batch lies in at most two passes; drawing one for each unit took as long as a small step
 def _order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
