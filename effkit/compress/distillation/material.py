@@ -49,7 +49,7 @@ class Batch:
 
     def inputs(self, model: Model, window: int, mapping: Tensor | None = None) -> dict[str, Tensor]:
         """What `model` reads. mapping: from the student's token ids to the model's, where they differ."""
-        device = model.device.torch
+        device: torch.device = model.module.device  # type: ignore[assignment]
         if self.ids is not None:
             ids = self.ids.to(device)
             return {"input_ids": ids if mapping is None else mapping[ids]}

@@ -11,12 +11,13 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from effkit.hardware.device import Device
 from effkit.hardware.memory import guard
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, EffkitError
@@ -76,10 +77,15 @@ class Training:
         kept = Teachers(teachers, student, step.window, top_k)
         return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward)
 
+    @cached_property
+    def device(self) -> Device:
+        """The student's, found once: asking for it reads what memory there is from files."""
+        return self.student.device
+
     @property
     def piece(self) -> int:
         """Windows or texts that are worked on between two yields: all of a batch, except by a large model on a CPU."""
-        if self.student.device.type != "cpu":
+        if self.device.type != "cpu":
             return self.step.batch
         largest = max(m.checkpoint.parameters for m in (*self.teachers.models, self.student))
         return max(1, min(self.step.batch, int(PIECE / (self.step.window * max(1, largest)))))
@@ -176,14 +182,14 @@ class Training:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.step.autocast is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.student.device.type, dtype=getattr(torch, self.step.autocast))
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.step.autocast))
 
     @contextlib.contextmanager
     def _working(self, piece: int) -> Iterator[None]:
         """Training mode and random numbers of this piece alone; outside, the model is one that can be used."""
         self.student.module.train()
         try:
-            with guard(self.student.device, "distilling"), _seeded(self.student, _number(self.seed, self.done, piece)):
+            with guard(self.device, "distilling"), _seeded(self.student, self.device.torch, _number(self.seed, self.done, piece)):
                 yield
         finally:
             self.student.module.eval()
@@ -199,7 +205,7 @@ class Training:
                 yield
         for batch, theirs in self._held:
             inputs = batch.inputs(self.student, self.step.window)
-            with torch.no_grad(), guard(self.student.device, "measuring the student"):
+            with torch.no_grad(), guard(self.device, "measuring the student"):
                 if self.forward is None:
                     ours = self.student.logits(inputs["input_ids"], inputs.get("attention_mask"))
                 else:
@@ -320,12 +326,11 @@ def _number(seed: int, step: int, piece: int) -> int:
 
 
 @contextlib.contextmanager
-def _seeded(student: Model, number: int) -> Iterator[None]:
+def _seeded(student: Model, device: torch.device, number: int) -> Iterator[None]:
     """Dropout that depends on the step alone. Students without dropout leave the global random state untouched."""
     if not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in student.module.modules()):
         yield
         return
-    device = student.device.torch
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(number)
         yield

@@ -388,3 +388,15 @@ def test_a_run_that_is_taken_back_keeps_the_knobs(tiny_llama):
     assert "the loss was not finite" in next(work).message
     assert training.done < events[-1].done + 1
     assert training.step.temperature == 2.0
+
+
+def test_a_step_does_not_ask_what_memory_there_is(tiny_llama, monkeypatch):
+    from effkit.hardware import device
+
+    asked, real = [], device.total_memory
+    monkeypatch.setattr(device, "total_memory", lambda *given: asked.append(1) or real(*given))
+    work = ek.distill.work(tiny_llama, ek.prune(tiny_llama, layers=2), **{**WAY, "steps": 40})
+    next(work), next(work)
+    asked.clear()
+    next(work)
+    assert not asked
