@@ -124,6 +124,10 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         return self._look().history.events
 
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """(done, value) of each event that tells `metric`, such as "held_out"."""
+        return [(event["done"], event["metrics"][metric]) for event in self.events if metric in event["metrics"]]
+
     @property
     def progress(self) -> Progress | None:
         return self._look().history.progress
