@@ -134,7 +134,8 @@ def best_form(model: Model, texts: Sequence[str], window: int = 128) -> Work[tup
                     form.why_not = f"gives the model's own answer to {form.agreement:.1%} of the texts only"
     usable = {form.form: form for form in forms if not form.why_not}
     if model.device.is_cpu and torch.get_num_threads() > 1:  # a small model loses more than it gains by sharing its work
-        usable |= {f"{name}, 1 thread": replace(form, form=f"{name}, 1 thread", threads=1) for name, form in usable.items() if name != "eager"}
+        alone = {name: f"{name}, 1 thread" for name in usable if name != "eager"}
+        usable |= {named: replace(usable[name], form=named, threads=1) for name, named in alone.items()}
     spent = yield from interleaved(usable, trials, rounds=2)
     p50 = {name: spent[name]["p50"] if name in spent else float("nan") for name in {**dict.fromkeys(f.form for f in forms), **usable}}
     return usable[min(usable, key=lambda name: p50[name])], p50
