@@ -194,7 +194,12 @@ class _Trial:
                 behind=name != best and scores.behind(said[name], said[best]),
             )
         student, teacher = contenders["student"], contenders["teacher"]
-        assert student.latency and teacher.latency and student.latency_whole and teacher.latency_whole and student.rate and teacher.rate
+        assert student.latency
+        assert teacher.latency
+        assert student.latency_whole
+        assert teacher.latency_whole
+        assert student.rate
+        assert teacher.rate
         yield Progress("claim", 1, 1, "steps")
         return Claim(
             data=self.labelled_set.name,

@@ -26,9 +26,9 @@ def answers(model: Model, texts: Sequence[str], window: int = 128, batch: int = 
     device, done = model.device.torch, 0
     for rows in in_batches(coded, batch):
         ids, mask = (t.to(device) for t in coder.batch([coded[i] for i in rows]))
-        with torch.inference_mode(), guard(model.device, "answering"):
-            with torch.autocast(device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None):
-                out[rows] = model.module(input_ids=ids, attention_mask=mask).logits.float().cpu()
+        narrower = torch.autocast(device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
+        with torch.inference_mode(), guard(model.device, "answering"), narrower:
+            out[rows] = model.module(input_ids=ids, attention_mask=mask).logits.float().cpu()
         done += len(rows)
         yield Progress("answer", done, len(texts), "texts")
     return out
