@@ -229,8 +229,8 @@ def _bytes(module: nn.Module) -> int:
         stored |= {id(b): b for name, b in part._buffers.items() if b is not None and name not in part._non_persistent_buffers_set}
     total = sum(t.numel() * t.element_size() for t in stored.values())
     for part in module.modules():
-        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):  # type: ignore[attr-defined]
-            weight, bias = part.weight(), part.bias()
+        if type(part).__module__.startswith("torch.ao.nn.quantized.dynamic"):
+            weight, bias = part.weight(), part.bias()  # type: ignore[operator]
             total += weight.numel() + 8 + (0 if bias is None else 4 * bias.numel())
     return total
 

@@ -142,7 +142,8 @@ class Training:
         extra = {"use_cache": False} if self.student.task == "causal-lm" else {}
         see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
         with see, self._autocast():
-            output = (self.forward or self.student.module)(**inputs, **extra, **look)
+            forward: Any = self.forward or self.student.module
+            output = forward(**inputs, **extra, **look)
             logits, theirs_inside = output.logits, None
             loss = logits.new_zeros((), dtype=torch.float32)
             if step.objective != "hard-labels":
