@@ -193,13 +193,6 @@ class _Trial:
                 training_seconds=self.spent.get(name),
                 behind=name != best and scores.behind(said[name], said[best]),
             )
-        student, teacher = contenders["student"], contenders["teacher"]
-        assert student.latency
-        assert teacher.latency
-        assert student.latency_whole
-        assert teacher.latency_whole
-        assert student.rate
-        assert teacher.rate
         yield Progress("claim", 1, 1, "steps")
         return Claim(
             data=self.labelled_set.name,
@@ -213,10 +206,10 @@ class _Trial:
             contenders=contenders,
             retained=scores.ratio(said["student"], said["teacher"]),
             above_chance=_above_chance(scores, said),
-            latency_ratio=student.latency / teacher.latency,
-            latency_ratio_whole=student.latency_whole / teacher.latency_whole,
-            bytes_ratio=(student.bytes or 0) / (teacher.bytes or 1),
-            cost_ratio=teacher.rate / student.rate,
+            latency_ratio=waited["student"]["p50"] / waited["teacher"]["p50"],
+            latency_ratio_whole=waited["student"]["with_tokenizer"] / waited["teacher"]["with_tokenizer"],
+            bytes_ratio=served["student"].stored_bytes / served["teacher"].stored_bytes,
+            cost_ratio=rates["teacher"] / rates["student"],
             seconds=time.perf_counter() - self.begun,
             device=repr(self.models["teacher"].device),
             notes=tuple(self.notes),

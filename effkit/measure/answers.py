@@ -23,11 +23,10 @@ def answers(model: Model, texts: Sequence[str], window: int = 128, batch: int = 
     coder = Coder(model, window)
     coded = [coder(text) for text in texts]
     out = torch.zeros(len(texts), int(model.config.num_labels))
-    device, done = model.device.torch, 0
+    device, done, kind = model.device.torch, 0, getattr(torch, autocast or "bfloat16")
     for rows in in_batches(coded, batch):
         ids, mask = (t.to(device) for t in coder.batch([coded[i] for i in rows]))
-        narrower = torch.autocast(device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None)
-        with torch.inference_mode(), guard(model.device, "answering"), narrower:
+        with torch.inference_mode(), guard(model.device, "answering"), torch.autocast(device.type, kind, enabled=autocast is not None):
             out[rows] = model.module(input_ids=ids, attention_mask=mask).logits.float().cpu()
         done += len(rows)
         yield Progress("answer", done, len(texts), "texts")

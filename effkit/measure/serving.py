@@ -14,7 +14,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from .coder import Coder, in_batches
 from .linear import Linear
 
 AGREE = 0.98  # share of answers that a form must have in common with the model as it is
-TRIALS = 30  # texts on which forms are compared
+TRIALS = 20  # texts on which forms are compared
 BLOCK = 8  # queries that a model answers in a row before the next one's turn, as it would when it served alone
 
 
@@ -45,6 +45,7 @@ class Served:
     stored_bytes: int
     agreement: float = 1.0
     why_not: str = ""
+    threads: int | None = None  # None: as many as torch is set to
 
     def prepare(self, text: str) -> Tensor:
         return torch.tensor([self.coder(text)], device=self.on.torch)
@@ -77,6 +78,7 @@ class ServedLinear:
 
     linear: Linear
     form: str = "scikit-learn"
+    threads: int | None = None
 
     @property
     def stored_bytes(self) -> int:
@@ -131,8 +133,11 @@ def best_form(model: Model, texts: Sequence[str], window: int = 128) -> Work[tup
                 if form.agreement < AGREE:
                     form.why_not = f"gives the model's own answer to {form.agreement:.1%} of the texts only"
     usable = {form.form: form for form in forms if not form.why_not}
-    spent = yield from interleaved(usable, trials, rounds=3)
-    p50 = {form.form: spent[form.form]["p50"] if form.form in spent else float("nan") for form in forms}
+    if model.device.is_cpu and torch.get_num_threads() > 1:  # a small model loses more than it gains by sharing its work
+        alone = {name: f"{name}, 1 thread" for name in usable if name != "eager"}
+        usable |= {named: replace(usable[name], form=named, threads=1) for name, named in alone.items()}
+    spent = yield from interleaved(usable, trials, rounds=2)
+    p50 = {name: spent[name]["p50"] if name in spent else float("nan") for name in {**dict.fromkeys(f.form for f in forms), **usable}}
     return usable[min(usable, key=lambda name: p50[name])], p50
 
 
@@ -149,9 +154,10 @@ def interleaved(served: Mapping[str, Any], texts: Sequence[str], rounds: int = 3
                 draw.shuffle(order)
                 for name in order:
                     one, block = served[name], shuffled[start : start + BLOCK]
-                    one.answer(block[0])  # what another model left in the caches is not this one's to pay for
-                    spent = [one.seconds(one.prepare(text)) for text in block]
-                    both = [one.seconds(text) for text in block]
+                    with _threads(one.threads):
+                        one.answer(block[0])  # what another model left in the caches is not this one's to pay for
+                        spent = [one.seconds(one.prepare(text)) for text in block]
+                        both = [one.seconds(text) for text in block]
                     if at:
                         alone[name] += [1000 * seconds for seconds in spent]
                         whole[name] += [1000 * seconds for seconds in both]
@@ -223,10 +229,20 @@ def _bytes(module: nn.Module) -> int:
         stored |= {id(b): b for name, b in part._buffers.items() if b is not None and name not in part._non_persistent_buffers_set}
     total = sum(t.numel() * t.element_size() for t in stored.values())
     for part in module.modules():
-        if type(part).__module__.startswith("torch.ao.nn.quantized.dynamic"):
-            weight, bias = part.weight(), part.bias()  # type: ignore[operator]
+        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):  # type: ignore[attr-defined]
+            weight, bias = part.weight(), part.bias()
             total += weight.numel() + 8 + (0 if bias is None else 4 * bias.numel())
     return total
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

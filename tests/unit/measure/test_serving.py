@@ -24,7 +24,7 @@ def model(tiny_encoder_folder):
 
 def test_every_form_is_tried_and_the_best_gives_the_models_answers(model):
     served, p50 = finish(best_form(model, TEXTS, 64))
-    assert set(p50) == {"eager", "traced", "traced bfloat16", "traced int8"}
+    assert {"eager", "traced", "traced bfloat16", "traced int8"} <= set(p50)
     assert p50["traced"] < p50["eager"]
     assert served.form != "eager"
     assert served.agreement >= 0.98
@@ -37,8 +37,6 @@ def test_every_form_is_tried_and_the_best_gives_the_models_answers(model):
 
 
 def test_interleaved_times_tell_six_layers_from_one_and_count_the_tokenizer(model):
-    from transformers import AutoModelForSequenceClassification  # noqa: F401
-
     config = copy.deepcopy(model.config)
     config.num_hidden_layers, config.hidden_size, config.intermediate_size = 8, 128, 512
     torch.manual_seed(0)
