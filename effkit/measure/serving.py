@@ -25,8 +25,8 @@ from effkit.hardware.device import Device
 from effkit.models.model import Model
 from effkit.spec.progress import Progress, Work
 
+from .baselines import Linear
 from .coder import Coder, in_batches
-from .linear import Linear
 
 AGREE = 0.98  # share of answers that a form must have in common with the model as it is
 TRIALS = 20  # texts on which forms are compared
@@ -82,16 +82,16 @@ class ServedLinear:
 
     @property
     def stored_bytes(self) -> int:
-        return self.linear.stored_bytes
+        return self.linear.bytes
 
     def prepare(self, text: str) -> str:
         return text
 
     def answer(self, text: str) -> int:
-        return int(self.linear.logits([text]).argmax())
+        return int(self.linear.predict_proba([text]).argmax())
 
     def answer_all(self, texts: Sequence[str], batch: int) -> int:
-        return len(self.linear.logits(texts).argmax(1))
+        return len(self.linear.predict_proba(texts).argmax(1))
 
     def seconds(self, query: str) -> float:
         begun = time.perf_counter()
@@ -229,8 +229,8 @@ def _bytes(module: nn.Module) -> int:
         stored |= {id(b): b for name, b in part._buffers.items() if b is not None and name not in part._non_persistent_buffers_set}
     total = sum(t.numel() * t.element_size() for t in stored.values())
     for part in module.modules():
-        if type(part).__module__.startswith("torch.ao.nn.quantized.dynamic"):
-            weight, bias = part.weight(), part.bias()  # type: ignore[operator]
+        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):  # type: ignore[attr-defined]
+            weight, bias = part.weight(), part.bias()
             total += weight.numel() + 8 + (0 if bias is None else 4 * bias.numel())
     return total
 
