@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Capability": "spec.capability",
     "Checkpoint": "spec.record",
     "Cost": "spec.record",
     "Distill": "spec.recipe",
@@ -51,6 +52,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Capability",
     "Checkpoint",
     "Cost",
     "Distill",
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from .measure.latency import profile
     from .models.loading import load
     from .models.model import Model
+    from .spec.capability import Capability
     from .spec.errors import EffkitError
     from .spec.frontier import Frontier
     from .spec.intervals import Estimate

@@ -6,6 +6,7 @@ Commands go through JupyterLab's own command registry (`--LabApp.expose_app_in_b
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -183,6 +184,19 @@ class Notebook:
             }}""",
             code,
         )
+
+    def value(self, expression: str) -> Any:
+        """What the kernel says this expression is: numbers, strings and lists of them."""
+        text = self.page.evaluate(
+            f"""async (expression) => {{
+                const asked = {{code: '', store_history: false, user_expressions: {{it: expression}}}};
+                const told = (await {KERNEL}.requestExecute(asked).done).content.user_expressions.it;
+                if (told.status !== 'ok') throw new Error(told.evalue);
+                return told.data['text/plain'];
+            }}""",
+            expression,
+        )
+        return ast.literal_eval(text)
 
     def theme(self, name: str) -> None:
         """ "JupyterLab Light" or "JupyterLab Dark"."""

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "ByteLedger": "byte_ledger",
+    "CostCard": "cost_card",
     "DistillLab": "distill_lab",
     "FrontierBoard": "frontier_board",
     "QuantizeLab": "quantize_lab",
     "RunMonitor": "run_monitor",
 }
 
-__all__ = ["ByteLedger", "DistillLab", "FrontierBoard", "QuantizeLab", "RunMonitor"]
+__all__ = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "QuantizeLab", "RunMonitor"]
 
 if TYPE_CHECKING:
     from .byte_ledger import ByteLedger
+    from .cost_card import CostCard
     from .distill_lab import DistillLab
     from .frontier_board import FrontierBoard
     from .quantize_lab import QuantizeLab

@@ -8,12 +8,13 @@ saved notebook holds, so the whole history goes into a trait when a run stops an
 from __future__ import annotations
 
 import asyncio
+import bisect
 import datetime
 import inspect
 import threading
 import time
 from array import array
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import traitlets as t
@@ -31,7 +32,7 @@ IDLE: dict[str, Any] = {"name": "idle"}
 
 
 class Curves:
-    """Points by name of curve, only ever appended to; knows what the browser has been told."""
+    """Points by name of curve, appended to (or taken back, when a run goes back); knows what the browser has been told."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -47,6 +48,17 @@ class Curves:
         xs, ys = self._points.setdefault(name, (array("d"), array("d")))
         xs.append(x)
         ys.append(y)
+
+    def rewind(self, x: float, names: Iterable[str]) -> None:
+        """Forget the points of these curves beyond `x`. The browser forgets all and is told anew what is left."""
+        cut = False
+        for xs, ys in (self._points[name] for name in names if name in self._points):
+            kept = bisect.bisect_right(xs, x)
+            cut = cut or kept < len(xs)
+            del xs[kept:], ys[kept:]
+        if cut:
+            self.epoch += 1
+            self._told = {}
 
     def news(self, everything: bool = False) -> tuple[dict[str, Any], list[bytes]] | None:
         """A message with the points that were not told yet (or all), and its buffers of float64; None if there are none."""
@@ -178,6 +190,9 @@ class LiveCard(Card):
         for name, value in event["metrics"].items():
             self._curves.add(name, event["done"], value)
 
+    def _background(self) -> None:
+        """Curves that stand behind those of the run; called whenever these begin anew."""
+
     def _after(self, run: Run) -> Run | None:
         """What follows a run that is done: the next run, or None."""
         return None
@@ -190,6 +205,7 @@ class LiveCard(Card):
         self._run, self._stage, self._stages = run, 1, stages
         self._events, self._read, self._before = (), 0, 0.0
         self._curves.clear()
+        self._background()
         self._broken = None
         self._wake()
 
@@ -228,6 +244,7 @@ class LiveCard(Card):
         events = run.events
         if events is not self._events and self._read:
             self._curves.clear()  # resumed from a snapshot: the run tells its story again, up to there
+            self._background()
             self._read = 0
         self._events = events
         for event in events[self._read : (end := len(events))]:

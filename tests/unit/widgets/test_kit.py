@@ -128,9 +128,10 @@ def test_long_curves_are_thinned_to_their_envelope():
     [
         ("frontier", "frontier_board"),
         ("byte_ledger",),
+        ("capability", "cost_card"),
         ("live", "run_monitor"),
         ("frontier", "live", "quantize_lab"),
-        ("live", "distill_lab"),
+        ("live", "run_tree", "distill_lab"),
     ],
 )
 def test_every_widget_is_a_module_and_all_its_strings_exist(parts):

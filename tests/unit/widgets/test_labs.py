@@ -180,3 +180,140 @@ def test_an_impossible_student_is_told(tiny_llama):
         bench.start(layers=0)
     with pytest.raises(BadInput, match=r"the option of DistillLab.start is 'epochs'"):
         bench.start(epochs=3)
+
+
+def test_reference_lines_and_samples_come_while_it_trains(tiny_llama):
+    bench = DistillLab(
+        tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2}, references={"untrained": 3},
+        prompts=("the quick", "over"),
+    )  # fmt: skip
+    assert bench.lines == {"untrained": 3.0}
+    assert bench.samples == {}
+    run = bench.start(steps=10, layers=1)
+    student = bench.wait(60)
+    assert bench.lines["teacher"] == 0.0
+    told = next(event["details"]["references"] for event in run.events if "references" in event["details"])
+    assert bench.lines == {**told, "untrained": 3.0}
+    assert told["constant answer"] > 0
+    assert bench.samples["step"] == 10
+    assert [row["prompt"] for row in bench.samples["rows"]] == ["the quick", "over"]
+    assert bench.samples["rows"][0]["teacher"] == tiny_llama.generate("the quick", 16)
+    assert bench.samples["rows"][0]["student"] == student.generate("the quick", 16)
+    bench.start(steps=2, layers=1)
+    assert (bench.samples, bench.verdict) == ({}, "")  # of the last run
+    assert bench.lines == {"untrained": 3.0}
+    bench.cancel()
+
+
+def test_no_prompts_no_samples_and_a_reference_is_a_number(tiny_llama, tiny_classifier):
+    assert DistillLab(tiny_classifier, store=False)._prompts == ()
+    assert len(DistillLab(tiny_llama, store=False)._prompts) == 2
+    with pytest.raises(BadInput, match=r"the reference 'majority' is nan\. Allowed: a number, in nats"):
+        DistillLab(tiny_llama, references={"majority": float("nan")})
+    with pytest.raises(BadInput, match="the option in training is 'prompts'"):
+        DistillLab(tiny_llama, training={"prompts": ["a"]})
+
+
+def test_a_run_that_goes_back_takes_its_curve_back(tiny_llama):
+    bench = DistillLab(tiny_llama, store=False)
+
+    def event(done, **metrics):
+        bench._take({"task": "distill", "done": done, "metrics": metrics, "details": {}})
+
+    for done in range(6):
+        event(done, loss=1.0 / (done + 1), held_out=float(done))
+    told, epoch = bench._curves.news(), bench._curves.epoch
+    assert told is not None
+    event(2)
+    event(3, loss=9.0)
+    assert bench._curves["loss"] == ([0, 1, 2, 3], [1.0, 1 / 2, 1 / 3, 9.0])
+    assert bench._curves["held_out"] == ([0, 1, 2], [0.0, 1.0, 2.0])
+    assert bench._curves.epoch == epoch + 1
+    assert {tuple(part) for part in bench._curves.news()[0]["curves"]} == {("loss", 0), ("held_out", 0)}  # told from the beginning
+
+
+def test_branch_undo_and_show_from_the_card(tiny_llama):
+    bench = DistillLab(
+        tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2}, prompts=()
+    )  # fmt: skip
+
+    async def pause_at(step):
+        await until(lambda: bench.state.get("done", 0) >= step)
+        click(bench, "pause")
+        await until(lambda: bench.state["name"] == "paused")
+
+    async def main():
+        bench._loop = asyncio.get_running_loop()
+        first = bench.start(steps=400, layers=1)
+        await pause_at(3)
+        at = first.progress.done
+        await until(lambda: bench.state["checkpoints"])
+        assert bench.state["checkpoints"] == [at]
+        # a knob turned while it is paused waits for what comes next: here a branch, which takes it along
+        bench.choice = {**bench.choice, "temperature": 3.0}
+        click(bench, "branch", step=None)
+        await until(lambda: bench.run is not first)
+        assert bench.problem == {}
+        second = bench.run
+        await until(lambda: len(bench.tree) == 2)
+        assert first.state == "paused"
+        assert [(node["number"], node["from"], node["change"], node["shown"]) for node in bench.tree] == [
+            (1, 0, {}, False),
+            (2, at, {"temperature": 3.0}, True),
+        ]
+        assert "folder" not in str(bench.tree)
+        await pause_at(at + 2)
+        assert bench._curves["held_out:1"][0][0] == 0
+        assert bench._curves["loss"][0][: at + 1] == list(range(1, at + 2))  # its parent's story up to there, then its own
+        checkpoint = second.progress.done
+        click(bench, "resume")
+        await pause_at(checkpoint + 2)
+        reached = second.progress.done
+        click(bench, "undo", step=None)
+        await until(lambda: bench.tree[1]["undone"] or bench.problem)
+        assert bench.problem == {}
+        assert bench.tree[1]["undone"] == [f"undone: back from step {reached} to step {checkpoint}"]
+        await pause_at(checkpoint + 1)
+        steps = bench._curves["loss"][0]
+        assert steps == list(range(1, len(steps) + 1))  # what was undone is not drawn, and what came instead is
+        # back to the first, which goes on with the knob as it was
+        click(bench, "show", run=first.id)
+        await until(lambda: bench.tree[0]["shown"])
+        assert [node["shown"] for node in bench.tree] == [True, False]
+        assert bench.choice["temperature"] == 1.0  # the fields show what this one works with
+        with pytest.raises(BadInput, match="the run is 'x'"):
+            bench.show("x")
+        click(bench, "resume")
+        await until(lambda: bench.state.get("done", 0) > at)
+        with pytest.raises(BadInput, match="Pause it first"):
+            bench.branch()
+        await pause_at(at + 1)
+        assert not any("change" in event for event in first.events)
+        click(bench, "cancel")
+        await until(lambda: bench.state["name"] == "cancelled")
+        second.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_branch_of_a_finished_run_is_measured_too_and_both_stay(tiny_llama):
+    bench = DistillLab(tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2}, prompts=())
+    first = bench.start(steps=12, layers=1)
+    first.pause()
+    while first.state == "running":
+        pass
+    bench.resume()
+    one = bench.wait(60)
+    record = bench.record
+    second = bench.branch(steps=first.checkpoints()[0]["step"] + 3, learning_rate=1e-3)
+    assert bench.choice["learning_rate"] == 1e-3
+    two = bench.wait(60)
+    assert two is not one
+    assert bench.record.id != record.id
+    assert bench.verdict
+    assert two.recipe.steps[-1].steps == first.checkpoints()[0]["step"] + 3
+    assert bench.show(first.id) is first
+    assert bench.wait(60) is one
+    assert bench.record is record  # shown again, not measured again
+    assert [node["state"] for node in bench.tree] == ["done", "done"]
+    assert second.id == bench.tree[1]["id"]

@@ -29,12 +29,36 @@ function shapePath(shape, r) {
   return `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`;
 }
 function legend(items) {
-  return h("ul", { class: "ek-legend" }, items.map(({ kind, shape, text, quiet, dashed }) => {
-    const icon = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}${dashed ? " ek-dashed" : ""}`, "aria-hidden": "true" });
-    if (shape === "line") s("path", { d: "M-8,0H8", class: "ek-mark", "stroke-dasharray": dashed ? "5 3" : null, "stroke-width": 2 }, icon);
+  return h("ul", { class: "ek-legend" }, items.map(({ kind, shape, text, quiet, dashed, hollow }) => {
+    const icon = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}${dashed ? " ek-dashed" : ""}${hollow ? " ek-hollow" : ""}`, "aria-hidden": "true" });
+    if (shape === "ring") s("circle", { r: 6.5, class: "ek-ring" }, icon);
+    else if (shape === "line") s("path", { d: "M-8,0H8", class: "ek-mark", "stroke-dasharray": dashed ? "5 3" : null, "stroke-width": 2 }, icon);
     else s("path", { d: shapePath(shape ?? SHAPES[kind] ?? "square", 5.5), class: "ek-mark" }, icon);
     return h("li", {}, icon, h("span", {}, text), quiet ? h("span", { class: "ek-quiet" }, quiet) : null);
   }));
+}
+
+// Whiskers of a point at (x, y): where its interval begins and ends on each axis, in pixels; null where it has none.
+function whiskers(g, x, y, across, up) {
+  const style = "stroke:var(--ek-mark)";
+  if (up) s("path", { d: `M${x},${up[0]}V${up[1]}M${x - 4},${up[0]}h8M${x - 4},${up[1]}h8`, class: "ek-error", style }, g);
+  if (across) s("path", { d: `M${across[0]},${y}H${across[1]}M${across[0]},${y - 4}v8M${across[1]},${y - 4}v8`, class: "ek-error", style }, g);
+}
+// Direct labels of points [{ text, x, y, of, gap }]: right, left, above or below, wherever nothing is hidden; one without room waits for
+// the tooltip. taken: boxes [left, top, width, height] that hold something else.
+function placeLabels(points, { left, right, top, bottom }, others = []) {
+  const taken = [...others, ...points.map(({ x, y }) => [x - 9, y - 9, 18, 18])], out = [];
+  for (const { text, x: px, y: py, of, gap = 14 } of points) {
+    const w = text.length * 6.3;
+    for (const [x, y, anchor] of [[px + gap, py + 4, "start"], [px - gap, py + 4, "end"], [px, py - 15, "middle"], [px, py + 23, "middle"], [px + 10, py - 10, "start"], [px + 10, py + 18, "start"]]) {
+      const box = [anchor === "start" ? x : anchor === "end" ? x - w : x - w / 2, y - 11, w, 14];
+      if (box[0] < left || box[0] + w > right || box[1] < top || box[1] + 14 > bottom) continue;
+      if (taken.some(([tx, ty, tw, th]) => tx < box[0] + box[2] && box[0] < tx + tw && ty < box[1] + box[3] && box[1] < ty + th)) continue;
+      taken.push(box); out.push({ of, x, y, anchor });
+      break;
+    }
+  }
+  return out;
 }
 
 // --- the tooltip: of twelve places around the point, the one inside the box that hides the fewest other marks; never the point ---
@@ -100,7 +124,7 @@ function ticksOf(domain, axis, log, count) {
   let values = log ? logTicks(low, high, count) : ticks(low, high, count);
   for (let more = count + 1; !log && values.length < 3 && more < count + 5; more++) values = ticks(low, high, more);
   if (axis.whole) values = values.filter(Number.isInteger);
-  return { values, divide, texts: values.map((v) => (log ? three(v) : tickText(v, values))), title: `${axis.label}${text ? `, ${text}` : ""}${log ? say("logScale") : ""}` };
+  return { values, divide, texts: values.map((v) => (axis.show ? axis.show(v) : log ? three(v) : tickText(v, values))), title: `${axis.label}${text ? `, ${text}` : ""}${log ? say("logScale") : ""}` };
 }
 // room for the widest tick of a y axis
 const leftFor = (domain, axis, height, log = false) => Math.max(34, 14 + 6.4 * Math.max(0, ...ticksOf(domain, axis, log, rowsFor(height)).texts.map((text) => text.length)));
@@ -110,10 +134,14 @@ function axes(g, X, Y, { x, y, width, height, left, bottom }) {
   const count = Math.max(3, Math.floor(Math.abs(X.range[1] - X.range[0]) / 80));
   const xs = ticksOf(X.domain, x, X.log, count), ys = ticksOf(Y.domain, y, Y.log, rowsFor(height));
   const [top, foot] = [Math.min(...Y.range), Math.max(...Y.range)], [start, end] = [Math.min(...X.range), Math.max(...X.range)];
+  let used = -Infinity;
   for (const [i, v] of xs.values.entries()) {
     const p = X(v * xs.divide);
     s("line", { x1: p, x2: p, y1: top, y2: foot, class: "ek-gridline" }, g);
+    const half = xs.texts[i].length * 3.2; // a label without room is left out; its line stays
+    if (p - half < used || p + half > width + 6) continue;
     s("text", { x: p, y: foot + 15, "text-anchor": "middle", class: "ek-tick" }, g, xs.texts[i]);
+    used = p + half + 8;
   }
   for (const [i, v] of ys.values.entries()) {
     const p = Y(v * ys.divide);
@@ -150,9 +178,26 @@ function thin(xs, ys, X, room) {
   return out;
 }
 
+// Horizontal lines at values that mean something. A label that would cover another moves along the line; one above the picture points up.
+function referenceLines(g, lines, { left, right, top, foot }) {
+  const taken = [];
+  for (const { name, value, y } of [...lines].sort((a, b) => a.y - b.y)) {
+    const out = y < top, at = Math.min(foot, Math.max(top, y)), text = out ? `↑ ${name} ${three(value)}` : name, w = text.length * 6.3;
+    if (!out) s("path", { d: `M${left},${at}H${right}`, class: "ek-reference", "data-reference": name }, g);
+    const high = out ? at + 11 : at - 5 < top + 8 ? at + 12 : at - 5;
+    for (let end = right - 4; end - w > left; end -= w + 12) {
+      if (taken.some(([e, v, width]) => Math.abs(v - high) < 13 && e > end - w && e - width < end)) continue;
+      taken.push([end, high, w]);
+      s("text", { x: end, y: high, "text-anchor": "end", class: "ek-halo ek-note" }, g, text);
+      break;
+    }
+  }
+}
+
 // A chart of series over x. series: [{ name, label, kind, shape, dots, dashed }]; data(name) -> { x: [], y: [] }.
-// naming(i, name) -> the words for point i; span() -> [x0, x1] or null; regions? none. data-points counts what is drawn.
-function seriesChart(host, signal, { label, x, y, series, data, naming, span, waiting, most = 300, floor = -Infinity }) {
+// naming(i, name) -> the words for point i; span() -> [x0, x1] or null; lines() -> [{ name, value }], references across the chart.
+// data-points counts what is drawn.
+function seriesChart(host, signal, { label, x, y, series, data, naming, span, lines, waiting, most = 300, floor = -Infinity }) {
   let cursor = null;
   const it = frame(host, signal, { label: `${label}. ${say("chartKeys")}`, most, least: 190 }, draw);
   const spoken = h("span", { class: "ek-hush", "aria-live": "polite" });
@@ -165,7 +210,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, wa
     const names = !shown.some((line) => line.dots) && shown.length > 1 && width > 420;
     const right = names ? Math.min(120, 16 + 6.5 * Math.max(...shown.map((line) => line.label.length))) : 14;
     const xs = shown.flatMap((line) => [data(line.name).x[0], data(line.name).x.at(-1)]), ys = shown.flatMap((line) => data(line.name).y);
-    const domain = span?.() ?? extent(xs, { air: 0 }), heights = extent(ys, { floor }), left = leftFor(heights, y, height);
+    const domain = span?.() ?? extent(xs, { air: 0 }), references = lines?.() ?? [], tall = Math.max(...ys), heights = extent(ys.concat(references.map((r) => r.value).filter((v) => ys.length && v <= tall * 1.3)), { floor }), left = leftFor(heights, y, height);
     X = scale([domain[0], Math.max(domain[1], ...xs)], [left, width - right]);
     Y = scale(heights, [height - bottom, top]);
     const g = s("g", { "aria-hidden": "true" }, svg);
@@ -174,6 +219,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, wa
     else axes(g, X, Y, { x, y, width, height, left, bottom });
     let total = 0;
     const labels = [];
+    if (shown.length) referenceLines(g, references.map((r) => ({ ...r, y: Y(r.value) })), { left, right: width - right, top, foot: height - bottom });
     for (const line of shown) {
       const d = data(line.name), keep = line.dots ? d.x.map((_, i) => i) : thin(d.x, d.y, X, width);
       const group = s("g", { class: `ek-mark-${line.kind}`, "data-series": line.name, "data-points": d.x.length }, g);

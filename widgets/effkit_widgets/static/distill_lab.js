@@ -3,29 +3,60 @@ Object.assign(STRINGS, {
   labTitle: { en: "Distill a student from {name}" },
   labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature and learning rate can be turned while it runs." },
   lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "KL divergence of teacher to student per token; 0 would be the teacher itself" },
-  training: { en: "training" }, heldOut: { en: "held out" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
+  training: { en: "training" }, heldOut: { en: "held out" }, heldOutOf: { en: "held out, run {n}" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
   studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
+  samplesAfter: { en: "Samples after step {n}" }, samplesBefore: { en: "Samples before the first step" }, samplesGloss: { en: "Both continue the same beginning with their likeliest words; what is underlined is the same in both." },
+  teacherSays: { en: "teacher" }, studentSays: { en: "student" }, alike: { en: "{n} of {m} words alike from the start" }, nothingSaid: { en: "(nothing)" }, reference: { en: "{name} {v}" }, teacher: { en: "teacher" },
   waitingLoss: { en: "Curves appear with the first step" }, noPlan: { en: "This choice is not possible; the message above says why." },
 });
+// Teacher and student side by side, one prompt after another; text nodes only, whatever a model wrote.
+function samplesOf({ step, rows }) {
+  if (!rows?.length) return [];
+  const words = (text) => text.split(/(?<=\s)(?=\S)/);
+  const icon = (kind) => { const svg = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}`, "aria-hidden": "true" }); s("path", { d: shapePath(SHAPES[kind], 6), class: "ek-mark" }, svg); return svg; };
+  return [h("h4", { title: say("samplesGloss") }, step ? say("samplesAfter", { n: step }) : say("samplesBefore")), h("ul", { class: "ek-samples" }, rows.map(({ prompt, teacher, student }) => {
+    const [theirs, ours] = [words(teacher), words(student)], spelt = (list) => list.filter((word) => /[\p{L}\p{N}]/u.test(word)).length, most = Math.max(spelt(theirs), spelt(ours));
+    let same = 0;
+    while (same < Math.min(theirs.length, ours.length) && theirs[same].trim() === ours[same].trim()) same++;
+    const spoken = (given) => { const list = [...given]; if (list.length) list.push(list.pop().trimEnd()); return said(list); }, said = (list) => (list.join("").trim() ? [same ? h("span", { class: "ek-same" }, list.slice(0, same).join("")) : null, list.slice(same).join("")] : [h("span", { class: "ek-quiet" }, say("nothingSaid"))]);
+    return h("li", {}, h("p", { dir: "auto" }, h("strong", {}, `${prompt} …`), " ", h("span", { class: "ek-quiet" }, say("alike", { n: spelt(ours.slice(0, same)), m: most }))),
+      h("dl", {}, h("dt", {}, icon("base"), say("teacherSays")), h("dd", { dir: "auto" }, spoken(theirs)), h("dt", {}, icon("distilled"), say("studentSays")), h("dd", { dir: "auto" }, spoken(ours))));
+  }))];
+}
 export default {
   render: guarded(({ model, el, signal }) => {
     const config = model.get("config");
     const ui = card(el, model, signal, { widget: "DistillLab", title: say("labTitle", { name: config.name }), hint: say("labHint") });
     const panelBox = h("div", { class: "ek-panel" }, h("h4", { title: say("lossGloss") }, say("lossTitle")));
-    ui.picture.append(panelBox);
+    const samplesBox = h("div", { class: "ek-panel", hidden: true });
+    const columns = h("div", {}, panelBox, samplesBox), legendBox = h("div", {});
+    ui.picture.append(columns);
     const series = [{ name: "loss", label: say("training"), kind: "quantized" }, { name: "held_out", label: say("heldOut"), kind: "distilled", shape: "triangle", dashed: true }];
-    panelBox.append(legend(series.map((x) => ({ kind: x.kind, shape: "line", text: x.label, dashed: x.dashed }))));
-    const store = curveStore(ui, () => { chart.soon(); twin.update(); ui.root.dataset.points = store.count(); });
+    panelBox.append(legendBox);
+    // the held-out curves of the other runs of the tree stand behind, in grey
+    const own = [...series];
+    const others = () => {
+      const names = store.names().filter((name) => name.startsWith("held_out:")), found = names.map((name) => ({ name, label: say("heldOutOf", { n: name.split(":")[1] }), kind: "base", shape: "circle", dashed: true }));
+      if (series.length === found.length + 2 && found.every((x) => series.some((y) => y.name === x.name))) return;
+      series.splice(0, series.length, ...own, ...found);
+      drawLegend();
+    };
+    const lines = () => Object.entries(model.get("lines")).map(([name, value]) => ({ name: name === "teacher" ? say("teacher") : name, value }));
+    const drawLegend = () => legendBox.replaceChildren(legend([
+      ...series.map((x) => ({ kind: x.kind, shape: "line", text: x.label, dashed: x.dashed })),
+      ...lines().map(({ name, value }) => ({ kind: "base", shape: "line", text: say("reference", { name, v: three(value) }), dashed: true })),
+    ]));
+    const store = curveStore(ui, () => { others(); chart.soon(); twin.update(); ui.root.dataset.points = store.count(); });
     const chart = seriesChart(panelBox, signal, {
-      label: say("lossTitle"), x: { label: say("steps"), unit: "", whole: true }, y: { label: say("lossLabel"), unit: "" }, series, data: store.get, floor: 0, most: 340, waiting: say("waitingLoss"),
+      label: say("lossTitle"), x: { label: say("steps"), unit: "", whole: true }, y: { label: say("lossLabel"), unit: "" }, series, data: store.get, floor: 0, most: 340, lines, waiting: say("waitingLoss"),
       span: () => { const state = model.get("state"); const steps = state.task === "distill" && state.total ? state.total : Math.max(...series.map((x) => store.get(x.name).x.at(-1) ?? 0), 1); return [0, steps]; },
-      naming: (i, name, x) => ({ title: say(name === "loss" ? "training" : "heldOut"), pairs: [[say("steps"), String(x)]] }),
+      naming: (i, name, x) => ({ title: series.find((x) => x.name === name)?.label ?? name, pairs: [[say("steps"), String(x)]] }),
     });
     const twin = tableTwin(ui, () => ({
       caption: say("lossTable"), columns: [{ label: say("curve"), text: true }, { label: say("steps"), show: (v) => String(v) }, { label: say("lossLabel"), show: three }],
-      rows: series.flatMap(({ name, label }) => { const { x, y } = store.get(name); return x.map((v, i) => [label, v, y[i]]); }),
+      rows: [...series.flatMap(({ name, label }) => { const { x, y } = store.get(name); return x.map((v, i) => [label, v, y[i]]); }), ...lines().map(({ name, value }) => [name, "", value])],
     }), "distillation.csv");
 
     const planText = h("p", { class: "ek-plan", role: "status" }), verdict = h("p", { class: "ek-plan" });
@@ -57,15 +88,26 @@ export default {
         input.disabled = lock === "all" || (lock === "going" && (name === "layers" || name === "steps"));
       }
     };
+    let tree = null, ways = null;
     const panel = runPanel(ui, {
       startable: () => (model.get("plan").before ? null : say("noPlan")), onstart: () => ({ choice: model.get("choice") }),
-      onchange: ({ going, live, pending }) => drawChoice(!live || pending || (going && model.get("state").task !== "distill") ? "all" : going ? "going" : null),
+      onchange: ({ name, going, live, pending }) => { ways?.update({ name, live, pending }); tree?.update({ name, live, pending }); drawChoice(!live || pending || (going && model.get("state").task !== "distill") ? "all" : going ? "going" : null); },
     });
-    ui.controls.append(fields, panel.row, twin.toggle);
+    tree = runTree(ui, (id) => panel.send("show", { run: id }));
+    ui.picture.after(tree.node);
+    ways = branchButtons(ui, panel);
+    ui.controls.append(fields, panel.row, ways.node, twin.toggle, tree.toggle);
     ui.on("change:choice", () => panel.update());
     ui.on("change:plan", () => { drawPlan(); panel.update(); });
     ui.on("change:verdict", drawPlan);
     ui.on("change:state", chart.soon);
-    drawPlan(); panel.update();
+    const drawSamples = () => {
+      samplesBox.hidden = !model.get("samples").rows?.length;
+      columns.className = samplesBox.hidden ? "" : "ek-columns";
+      samplesBox.replaceChildren(...samplesOf(model.get("samples")));
+    };
+    ui.on("change:lines", () => { drawLegend(); chart.soon(); twin.update(); });
+    ui.on("change:samples", drawSamples);
+    others(); drawPlan(); drawLegend(); drawSamples(); panel.update();
   }),
 };

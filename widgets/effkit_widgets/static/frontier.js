@@ -91,7 +91,7 @@ function frontierView(host, model, signal, { live, onstate }) {
         "aria-selected": String(selected.has(p.id)), "aria-label": spokenPoint(p, onFront.has(p.id), inside), tabindex: (focusId ?? order[0].id) === p.id ? 0 : -1, opacity: inside ? 1 : 0.35,
       }, svg);
       const [cx, cy] = [X(p.x), Y(p.y)];
-      bars(g, p, cx, cy, clamp);
+      whiskers(g, cx, cy, p.xs[1] === null ? null : p.xs.slice(1).map((v) => clamp(v, X)), p.ys[1] === null ? null : p.ys.slice(1).map((v) => clamp(v, Y)));
       s("circle", { cx, cy, r: 13, fill: "transparent" }, g); // a target of 26 px
       s("path", { d: shapePath(SHAPES[p.kind], 6), transform: `translate(${cx} ${cy})`, class: "ek-mark" }, g);
       if (selected.has(p.id)) s("circle", { cx, cy, r: 10.5, class: "ek-ring" }, g);
@@ -101,7 +101,7 @@ function frontierView(host, model, signal, { live, onstate }) {
       g.addEventListener("blur", () => { it.tip.hide(); g.querySelector(".ek-focus")?.remove(); });
     }
     const names = s("g", { "aria-hidden": "true", "pointer-events": "none" }, svg);
-    for (const { p, x, y, anchor } of placed.length <= 12 ? placeLabels(placed, width - right) : [])
+    for (const { of: p, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((p) => ({ of: p, text: p.name, x: X(p.x), y: Y(p.y) })), { left: 52, right: width - right + 8, top: 18, bottom: height - 44 }) : [])
       s("text", { x, y, "text-anchor": anchor, class: `ek-halo${within(p, b) ? "" : " ek-note"}` }, names, p.name);
     if (placed.length) { line("x", b.x); line("y", b.y); }
     svg.setAttribute("aria-label", `${fy.label}, ${fx.label}. ${say("keys")}`);
@@ -115,11 +115,6 @@ function frontierView(host, model, signal, { live, onstate }) {
     onstate(`${notes.join("; ")}.`, dragging !== null);
     clear.hidden = !selected.size;
   }
-  function bars(g, p, cx, cy, clamp) {
-    const style = "stroke:var(--ek-mark)";
-    if (p.ys[1] !== null && p.ys[2] !== null) { const [a, z] = [clamp(p.ys[1], Y), clamp(p.ys[2], Y)]; s("path", { d: `M${cx},${a}V${z}M${cx - 4},${a}h8M${cx - 4},${z}h8`, class: "ek-error", style }, g); }
-    if (p.xs[1] !== null && p.xs[2] !== null) { const [a, z] = [clamp(p.xs[1], X), clamp(p.xs[2], X)]; s("path", { d: `M${a},${cy}H${z}M${a},${cy - 4}v8M${z},${cy - 4}v8`, class: "ek-error", style }, g); }
-  }
   function spokenPoint(p, front, inside) {
     const fx = fig("x"), fy = fig("y");
     return [p.name, say(p.kind), `${fy.label} ${intervalText(p.ys, fy.unit)}`, `${fx.label} ${intervalText(p.xs, fx.unit)}`, p.simulated ? say("simulated") : "", p.ties?.length ? `${say("ties")} ${p.ties.join(", ")}` : "", front ? say("onFront") : "", say(inside ? "inside" : "outside")].filter(Boolean).join("; ");
@@ -132,21 +127,6 @@ function frontierView(host, model, signal, { live, onstate }) {
     pairs.push([say("device"), p.device + (p.simulated ? ` (${say("simulated")})` : "")]);
     it.tip.show(X(p.x), Y(p.y), p.name, pairs, placed.filter((q) => q !== p).map((q) => [X(q.x), Y(q.y)]));
     it.box.dataset.hover = p.name;
-  }
-  // direct labels: right, left, above or below the point, wherever nothing is hidden; a label without room waits for the tooltip
-  function placeLabels(list, end) {
-    const taken = list.map((p) => [X(p.x) - 9, Y(p.y) - 9, 18, 18]), out = [];
-    for (const p of list) {
-      const w = p.name.length * 6.3, [px, py] = [X(p.x), Y(p.y)];
-      for (const [x, y, anchor] of [[px + 14, py + 4, "start"], [px - 14, py + 4, "end"], [px, py - 15, "middle"], [px, py + 23, "middle"], [px + 10, py - 10, "start"], [px + 10, py + 18, "start"]]) {
-        const box = [anchor === "start" ? x : anchor === "end" ? x - w : x - w / 2, y - 11, w, 14];
-        if (box[0] < 52 || box[0] + w > end + 8 || box[1] < 18 || box[1] > it.height - 58) continue;
-        if (taken.some(([tx, ty, tw, th]) => tx < box[0] + box[2] && box[0] < tx + tw && ty < box[1] + box[3] && box[1] < ty + th)) continue;
-        taken.push(box); out.push({ p, x, y, anchor });
-        break;
-      }
-    }
-    return out;
   }
   // a budget line is a slider: drag it, or arrows (Shift: ten times as far)
   function line(axis, value) {

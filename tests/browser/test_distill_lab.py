@@ -1,0 +1,103 @@
+"""The distillation bench in a real JupyterLab: reference lines, samples as text, and how it looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from driving import live_cells, press, state, wait_state
+
+pytestmark = pytest.mark.timeout(400)
+CELLS = [
+    live_cells("DistillLab")[0],
+    "lab = widgets.DistillLab(base, store=False, training={'batch': 2, 'window': 64}, references={'a <b>goal</b>': 0.5},\n"
+    "                         measuring={'windows': 2, 'window': 128, 'prompt': 16, 'new_tokens': 4, 'repeats': 2},\n"
+    "                         prompts=('Once upon a time', '<i>Tom</i> and his dog'))\nlab",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home():
+    """The kernels' home is the server's, so no home for each test is needed."""
+
+
+def test_lines_and_samples_while_it_trains(open_notebook):
+    notebook = open_notebook("distill-lab", CELLS)
+    notebook.run_all(timeout=120)
+    card = notebook.card("DistillLab")
+    card.locator("[name='layers']").fill("4")
+    card.locator("[name='steps']").fill("10")
+    card.locator("[name='steps']").blur()
+    press(card, "start")
+    card.locator(".ek-samples li").first.wait_for(timeout=60_000)
+    assert card.locator(".ek-samples li").count() == 2
+    assert card.locator(".ek-samples i, .ek-legend b").count() == 0, "what a model or a user wrote became markup"
+    assert "<i>Tom</i> and his dog …" in card.locator(".ek-samples").inner_text()
+    assert [line.get_attribute("data-reference") for line in card.locator(".ek-reference").all()][-1] == "teacher"
+    wait_state(card, "done", "failed", seconds=240)
+    assert state(card) == "done"
+    assert "Samples after step 10" in card.inner_text()
+    legend = card.locator(".ek-legend").first.inner_text()
+    assert "a <b>goal</b> 0.5" in legend
+    assert "constant answer" in legend
+    pictures = [notebook.screenshot("distill-lab-light", card)]
+    notebook.theme("JupyterLab Dark")
+    pictures.append(notebook.screenshot("distill-lab-dark", card))
+    notebook.theme("JupyterLab Light")
+    notebook.resize(480, 900)
+    pictures.append(notebook.screenshot("distill-lab-narrow", card))
+    assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), "the card is wider than its column"
+    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
+
+
+def test_branch_show_and_undo(open_notebook):
+    notebook = open_notebook("branches", CELLS)
+    notebook.run_all(timeout=120)
+    card = notebook.card("DistillLab")
+    card.locator("[name='layers']").fill("3")
+    card.locator("[name='steps']").fill("60")
+    card.locator("[name='steps']").blur()
+    press(card, "start")
+    wait_state(card, "running")
+    card.locator(".ek-samples li").first.wait_for(timeout=60_000)
+    pause(card)
+    branch = card.locator("[data-action='branch']")
+    branch.wait_for(timeout=10_000)
+    card.locator("[name='temperature']").fill("3")
+    card.locator("[name='temperature']").blur()
+    notebook.page.wait_for_function("() => !document.querySelector('[data-action=branch]').disabled")
+    branch.click()
+    card.locator(".ek-lane").nth(1).wait_for(timeout=60_000)
+    wait_state(card, "running", seconds=60)
+    assert "run 2, temperature 3" in card.locator(".ek-lane[data-shown='true']").get_attribute("aria-label")
+    notebook.page.wait_for_timeout(4000)
+    pause(card)
+    press(card, "resume")
+    notebook.page.wait_for_timeout(3000)
+    pause(card)
+    pictures = [notebook.screenshot("distill-branches-light", card)]
+    notebook.page.wait_for_function("() => !document.querySelector('[data-action=undo]').disabled")
+    press(card, "undo")
+    notebook.page.wait_for_function("() => document.querySelector('.ek-lane[data-shown=true]')?.ariaLabel.includes('undone once')")
+    pause(card)
+    # the first run again, from the keyboard
+    notebook.page.wait_for_function("() => document.querySelector('.ek-lane').getAttribute('aria-disabled') === 'false'")
+    card.locator(".ek-lane").first.focus()
+    notebook.page.keyboard.press("Enter")
+    notebook.page.wait_for_function("() => document.querySelector('.ek-lane').dataset.shown === 'true'")
+    assert state(card) == "paused"
+    notebook.theme("JupyterLab Dark")
+    pictures.append(notebook.screenshot("distill-branches-dark", card))
+    notebook.theme("JupyterLab Light")
+    notebook.resize(480, 900)
+    pictures.append(notebook.screenshot("distill-branches-narrow", card))
+    assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), "the card is wider than its column"
+    card.locator("[data-action='table']:visible").last.click()
+    assert card.locator(".ek-twin:visible tbody tr").count() == 2
+    assert card.locator(".ek-problem").first.is_hidden()
+
+
+def pause(card) -> None:
+    wait_state(card, "running", seconds=60)
+    press(card, "pause")
+    wait_state(card, "paused", seconds=60)
