@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Capability": "spec.capability",
     "Checkpoint": "spec.record",
+    "Claim": "spec.claim",
     "Cost": "spec.record",
     "Distill": "spec.recipe",
     "EffkitError": "spec.errors",
@@ -38,6 +39,7 @@ _HOME = {
     "Run": "lab.run",
     "Store": "lab.store",
     "attach": "lab.run",
+    "claim": "lab.claim",
     "device": "hardware.device",
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
@@ -48,12 +50,14 @@ _HOME = {
     "profile": "measure.latency",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
+    "read_labelled": "models.labelled",
     "start": "lab.run",
 }
 
 __all__ = [
     "Capability",
     "Checkpoint",
+    "Claim",
     "Cost",
     "Distill",
     "EffkitError",
@@ -71,6 +75,7 @@ __all__ = [
     "Run",
     "Store",
     "attach",
+    "claim",
     "device",
     "devices",
     "distill",
@@ -81,6 +86,7 @@ __all__ = [
     "profile",
     "prune",
     "quantize",
+    "read_labelled",
     "start",
 ]
 
@@ -90,14 +96,17 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .hardware.device import device, devices
+    from .lab.claim import claim
     from .lab.measuring import measure
     from .lab.run import Run, attach, start
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model
     from .spec.capability import Capability
+    from .spec.claim import Claim
     from .spec.errors import EffkitError
     from .spec.frontier import Frontier
     from .spec.intervals import Estimate
