@@ -38,6 +38,7 @@ _HOME = {
     "Record": "spec.record",
     "Run": "lab.run",
     "Store": "lab.store",
+    "Student": "spec.recipe",
     "attach": "lab.run",
     "claim": "lab.claim",
     "device": "hardware.device",
@@ -52,6 +53,7 @@ _HOME = {
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
     "start": "lab.run",
+    "student": "compress.distillation.students",
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "Record",
     "Run",
     "Store",
+    "Student",
     "attach",
     "claim",
     "device",
@@ -88,11 +91,12 @@ __all__ = [
     "quantize",
     "read_labelled",
     "start",
+    "student",
 ]
 
 if TYPE_CHECKING:
     from .compress.distillation.distilling import distill
-    from .compress.distillation.students import prune
+    from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .hardware.device import device, devices
@@ -112,7 +116,7 @@ if TYPE_CHECKING:
     from .spec.intervals import Estimate
     from .spec.plan import Plan
     from .spec.progress import Progress
-    from .spec.recipe import Distill, Prune, Quantize, Recipe
+    from .spec.recipe import Distill, Prune, Quantize, Recipe, Student
     from .spec.record import Checkpoint, Cost, Profile, Quality, Record
 
 

@@ -99,3 +99,74 @@ def tiny_classifier(tiny_classifier_folder):
     import effkit as ek
 
     return ek.load(str(tiny_classifier_folder), device="cpu")
+
+
+WORDS = [
+    "pump",
+    "valve",
+    "leak",
+    "oil",
+    "wing",
+    "crack",
+    "rust",
+    "bolt",
+    "engine",
+    "fire",
+    "smoke",
+    "heat",
+    "the",
+    "a",
+    "of",
+    "was",
+    "found",
+    "near",
+    "left",
+    "right",
+    "during",
+    "flight",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory) -> Path:
+    """A folder with a random-weight BERT that averages its tokens: 2 layers, hidden 32, WordPiece over 22 words and letters."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-encoder"
+    letters = [chr(c) for c in range(97, 123)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *(w for w in WORDS if len(w) > 1)]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(9)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder, safe_serialization=True)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reports():
+    """240 short reports of three classes, told apart by two words each, half of which stand in any one report."""
+    import random
+
+    from effkit.models.labelled import read_labelled
+
+    draw = random.Random(0)
+    kinds = {"leak": ["pump", "oil"], "crack": ["wing", "bolt"], "fire": ["smoke", "heat"]}
+    rows = []
+    for i in range(240):
+        kind = list(kinds)[i % 3]
+        words = [draw.choice(kinds[kind]), *draw.sample(WORDS[12:], 5), f"{i}"]
+        draw.shuffle(words)
+        rows.append((" ".join(words), kind))
+    return read_labelled(rows)

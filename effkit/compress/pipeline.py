@@ -10,12 +10,12 @@ import torch
 
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
-from effkit.spec.progress import Progress, Snapshot, Work, long_work
-from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Step
+from effkit.spec.progress import Snapshot, Work, long_work
+from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Step, Student
 
 from .distillation.distilling import apply_distill
-from .distillation.planning import plan_distill, plan_prune
-from .distillation.students import pruned
+from .distillation.planning import plan_distill
+from .distillation.students import apply_prune, apply_student
 from .planning import plan
 from .quantization.quantizing import apply_quantize
 
@@ -24,14 +24,14 @@ from .quantization.quantizing import apply_quantize
 def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | None = None) -> Work[Model]:
     """The model that `recipe` makes of the base `model`, which stays as it was and is the teacher of a Distill step.
 
-    text: for distillation, where the step names none. All steps are planned first, so that a mistake in the last one
+    text: for every step that reads text and names none. All steps are planned first, so that a mistake in the last one
     is found before the first begins. Raises what the steps raise: BadInput, Unavailable, OutOfMemory.
     """
     if model.recipe.steps:
         raise BadInput(f"this model was already made by {model.recipe.label()!r}", "Allowed: a base model", "Load the base again")
-    plan(model, recipe)
+    plan(model, recipe, text)
     for before, step in zip((None, *recipe.steps), recipe.steps, strict=False):
-        if isinstance(step, Distill) and not isinstance(before, Prune):
+        if isinstance(step, Distill) and not isinstance(before, Prune | Student):
             raise BadInput(
                 "a distill step follows no prune step", "A student that equals its teacher has nothing to learn", "Add prune before it"
             )
@@ -55,14 +55,9 @@ def _work(base: Model, current: Model, step: Step, text: Any, seed: int, resume:
         return apply_quantize(current, step, resume)
     if isinstance(step, Distill):
         return apply_distill((base,), current, step, None if step.text else text, seed, resume)
-    return _prune(current, step)
-
-
-def _prune(model: Model, step: Prune) -> Work[Model]:
-    yield Progress("prune", 0, 1, "steps")
-    new = pruned(model, step, plan_prune(model, step))
-    yield Progress("prune", 1, 1, "steps")
-    return new
+    if isinstance(step, Student):
+        return apply_student(current, step, None if step.text else text, seed)
+    return apply_prune(current, step, None if step.text else text, seed)
 
 
 def _relayed(work: Work[Model], at: int, steps: int, trained: Mapping[str, torch.Tensor]) -> Work[Model]:

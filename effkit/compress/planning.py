@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Any, overload
 
 from effkit.hardware.device import Device
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import Plan
-from effkit.spec.recipe import Distill, Prune, Quantize, Recipe
+from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Student
 
-from .distillation.planning import plan_distill, plan_prune
-from .distillation.students import pruned
+from .distillation.planning import plan_distill
+from .distillation.pruning.planning import outline
 from .quantization.planning import plan_quantize
 
 
 @overload
-def plan(model: Model, what: Quantize | Prune | Distill) -> Plan: ...
+def plan(model: Model, what: Quantize | Prune | Student | Distill, text: Any = None) -> Plan: ...
 @overload
-def plan(model: Model, what: Recipe) -> tuple[Plan, ...]: ...
-def plan(model: Model, what: Quantize | Prune | Distill | Recipe) -> Plan | tuple[Plan, ...]:
+def plan(model: Model, what: Recipe, text: Any = None) -> tuple[Plan, ...]: ...
+def plan(model: Model, what: Quantize | Prune | Student | Distill | Recipe, text: Any = None) -> Plan | tuple[Plan, ...]:
     """The plan of a step, or one plan for each step of a recipe.
 
-    Pure: later steps are planned on a copy without weights. `plan(...).bytes_after` equals the bytes measured afterwards.
+    text: what a step that measures importance or token use reads, where it names none; as for the step itself
+    Nothing is changed: later steps are planned on a copy without weights. `plan(...).bytes_after` equals the bytes
+    measured afterwards.
     Raises what the step itself would raise: BadInput, Unavailable.
     """
     if isinstance(what, Recipe):
-        return _plan_recipe(model, what)
-    return _plan_step(model, what, model.device)
+        return _plan_recipe(model, what, text)
+    return _plan_step(model, what, model.device, text)
 
 
-def _plan_recipe(model: Model, recipe: Recipe) -> tuple[Plan, ...]:
+def _plan_recipe(model: Model, recipe: Recipe, text: Any) -> tuple[Plan, ...]:
     plans: list[Plan] = []
     device = model.device
     for i, step in enumerate(recipe.steps):
-        plans.append(_plan_step(model, step, device))
         following = len(recipe.steps) - i - 1
-        if following and isinstance(step, Prune):
-            model = pruned(model, step, plans[-1], weights=False)
+        if isinstance(step, Prune | Student):
+            model = outline(model, step, None if step.text else text, recipe.seed)
+            plans.append(model.plans[-1])
+        else:
+            plans.append(_plan_step(model, step, device, text))
         if following and isinstance(step, Quantize):
             raise BadInput(
                 f"step {i + 1} of the recipe is quantize, and {following} more follow",
@@ -47,11 +51,11 @@ def _plan_recipe(model: Model, recipe: Recipe) -> tuple[Plan, ...]:
     return tuple(plans)
 
 
-def _plan_step(model: Model, step: Quantize | Prune | Distill, device: Device) -> Plan:
+def _plan_step(model: Model, step: Quantize | Prune | Student | Distill, device: Device, text: Any) -> Plan:
     if isinstance(step, Quantize):
         return plan_quantize(model, step, device)
-    if isinstance(step, Prune):
-        return plan_prune(model, step)
+    if isinstance(step, Prune | Student):
+        return outline(model, step, None if step.text else text).plans[-1]
     if isinstance(step, Distill):
         return plan_distill(model, step)
-    raise BadInput(f"cannot plan {type(step).__name__}", "Allowed: Quantize, Prune, Distill or Recipe")
+    raise BadInput(f"cannot plan {type(step).__name__}", "Allowed: Quantize, Prune, Student, Distill or Recipe")

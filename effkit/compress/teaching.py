@@ -67,9 +67,7 @@ def finetune(
     passes = epochs or min(16, max(2, round(min(MOST_STEPS, max(LEAST_STEPS, 8 * once)) / once)))
     with guard(model.device, "copying the model"):
         trainee = model.to(dtype=torch.float32)
-    settings = Settings(
-        passes, learning_rate, batch, head_rate=10.0, freeze=EMBEDDINGS, autocast=autocast, most_steps=steps, seed=seed
-    )
+    settings = Settings(passes, learning_rate, batch, head_rate=10.0, freeze=EMBEDDINGS, autocast=autocast, most_steps=steps, seed=seed)
     targets = weighted_targets(labelled)
     if probe and resume is None:
         yield from probe_(trainee, labelled.texts, targets, window, autocast)
@@ -86,9 +84,7 @@ def finetune(
     return _finished(model, trainee, labelled, fitting)
 
 
-def fitted(
-    model: Model, texts: Sequence[str], targets: Tensor, settings: Settings, window: int, what: str = "distill"
-) -> Work[Model]:
+def fitted(model: Model, texts: Sequence[str], targets: Tensor, settings: Settings, window: int, what: str = "distill") -> Work[Model]:
     """A copy of `model` fitted to class probabilities [texts, classes]; reports a point every hundredth of the way."""
     trainee = model.to(dtype=torch.float32)
     fitting = Fitting.begin(trainee, texts, targets, settings, window)

@@ -117,9 +117,7 @@ class _Trial:
             base = yield from classifier.work(teacher, self.labelled.classes, seed=self.seed)
             tokens = 32 * max(1, _mean_length(base, self.labelled.texts, self.window))
             steps = max(40, round(TEACHER_TOKENS / tokens))
-            model = yield from finetune.work(
-                base, self.labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed
-            )
+            model = yield from finetune.work(base, self.labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed)
         self.models["teacher"] = model
         self.spent["teacher"] = time.perf_counter() - begun
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from effkit.spec.errors import BadInput, CannotWrite, EffkitError, OutOfMemory, Unavailable
+from effkit.spec.errors import BadInput, Cancelled, CannotWrite, EffkitError, OutOfMemory, Unavailable
 from effkit.spec.progress import Progress
 
 FIELDS = ("task", "done", "total", "unit", "message", "metrics", "details")
@@ -74,3 +74,16 @@ class History:
         first = self.events[self._phase + min(count // 2, max(0, count - 10))]
         done = last.done - first["done"]
         return (last.total - last.done) * (self.seconds - first["t"]) / done if done > 0 else None
+
+
+def outcome(verb: str, run: Any) -> Any:
+    """What a run that stands still came to: its result, or its own error raised, or Cancelled. run: a Worker or a Mirror."""
+    if run.state == "done":
+        return run.result
+    if run.state == "cancelled":
+        raise Cancelled(f"{verb} was cancelled. Its arguments are as they were and no partial result is left.")
+    if run.exception is not None:
+        raise run.exception
+    if run.error is not None:
+        raise EffkitError(str(run.error))
+    raise Unavailable(f"the run of {verb} was interrupted", "The process that worked on it ended", "run.resume() goes on with it")

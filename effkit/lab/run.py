@@ -22,14 +22,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from effkit.spec.errors import BadInput, Cancelled, CannotWrite, EffkitError, Unavailable
+from effkit.spec.errors import BadInput, CannotWrite, Unavailable
 from effkit.spec.places import runs_folder
 from effkit.spec.progress import LongVerb, Progress
 
 from . import tree as family
 from .arguments import find_verb, named, verb_address, written
 from .folder import RunFolder
-from .history import RunError
+from .history import RunError, outcome
 from .mirror import Mirror
 from .worker import Worker
 
@@ -124,6 +124,10 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         return self._look().history.events
 
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """(done, value) of each event that tells `metric`, such as "held_out"."""
+        return [(event["done"], event["metrics"][metric]) for event in self.events if metric in event["metrics"]]
+
     @property
     def progress(self) -> Progress | None:
         return self._look().history.progress
@@ -182,9 +186,12 @@ class Run:
 
     # what can be asked
 
-    def pause(self) -> None:
-        """Stop at the next yield and save a snapshot there. The state is "paused" when it has stopped."""
-        self._worker().ask("pause")
+    def pause(self, at: int | None = None) -> None:
+        """Stop at the next yield, or (at) at the first that has done so many units, and save a snapshot there.
+
+        The state is "paused" when it has stopped; `await run.paused()` waits for that.
+        """
+        self._worker().pause(at)
 
     def resume(self) -> None:
         """Go on: from a pause, or from the last snapshot if its process ended, it failed, or it was cancelled with keep=True.
@@ -296,8 +303,8 @@ class Run:
         self.resume()
 
     @property
-    def tree(self) -> dict[str, Any]:
-        """The run's family, from its first ancestor down: branches with what they changed, and what was undone."""
+    def tree(self) -> family.Tree:
+        """The run's family, from its first ancestor down: branches with what they changed, and what was undone. Print it."""
         return family.tree(self._home)
 
     def wait(self, timeout: float | None = None) -> Any:
@@ -315,7 +322,7 @@ class Run:
                 self._source.finished.wait(min(left, 3600))
             else:
                 time.sleep(min(left, LOOK_SECONDS))
-        return self._outcome()
+        return outcome(self.verb, self._look())
 
     def __await__(self) -> Generator[Any, None, Any]:
         """`await run`: like wait(), and the event loop stays free for everything else."""
@@ -333,24 +340,18 @@ class Run:
             await ended.wait()
         while not self._ended():
             await asyncio.sleep(LOOK_SECONDS)
-        return self._outcome()
+        return outcome(self.verb, self._look())
+
+    async def paused(self) -> bool:
+        """`await run.paused()`: until it stands still, its snapshot saved; True if it is paused, False if it ended first."""
+        while (state := self.state) == "running" or (state == "paused" and not getattr(self._source, "standing", True)):
+            await asyncio.sleep(LOOK_SECONDS)
+        return self.state == "paused"
 
     def _ended(self) -> bool:
         if isinstance(self._source, Worker):
             return self._source.finished.is_set()
         return self.state not in ("running", "paused")
-
-    def _outcome(self) -> Any:
-        source = self._look()
-        if source.state == "done":
-            return source.result
-        if source.state == "cancelled":
-            raise Cancelled(f"{self.verb} was cancelled. Its arguments are as they were and no partial result is left.")
-        if source.exception is not None:
-            raise source.exception
-        if source.error is not None:
-            raise EffkitError(str(source.error))
-        raise Unavailable(f"the run of {self.verb} was interrupted", "The process that worked on it ended", "run.resume() goes on with it")
 
     def _look(self) -> Worker | Mirror:
         if isinstance(self._source, Mirror):

@@ -101,7 +101,27 @@ def branch(home: RunFolder, point: dict[str, Any], change: dict[str, Any], folde
     return new
 
 
-def tree(home: RunFolder) -> dict[str, Any]:
+class Tree(dict[str, Any]):
+    """A run and its branches as plain data; `print(tree)` draws them, a line a run, the earliest branch first."""
+
+    def __str__(self) -> str:
+        return "\n".join(_drawn(self))
+
+
+def _drawn(node: dict[str, Any], stem: str = "") -> list[str]:
+    change = ", ".join(f"{name} {value:g}" for name, value in node["change"].items())
+    origin = f"branched at step {node['from_step']}{f' with {change}' if change else ''}" if stem else node["verb"]
+    held_out = "" if node["held_out"] is None else f", held-out {node['held_out']:.3f}"
+    lines = [f"{stem}{origin}: {node['state']} at step {node['step']}{held_out}"]
+    below = stem.replace("├─ ", "│  ").replace("└─ ", "   ")
+    children = sorted(node["children"], key=lambda child: (child["from_step"], str(child["change"])))
+    lines += [f"{below}{'│' if children else ' '}  {note}" for note in node["undone"]]
+    for child in children:
+        lines += _drawn(child, below + ("└─ " if child is children[-1] else "├─ "))
+    return lines
+
+
+def tree(home: RunFolder) -> Tree:
     """The run's whole family from its first ancestor down.
 
     {"id", "verb", "folder", "state", "from_step", "step", "change", "undone": [notes], "held_out", "children": [...]}
@@ -114,22 +134,24 @@ def tree(home: RunFolder) -> dict[str, Any]:
     return _node(home, [(member, member.call()) for member in family])
 
 
-def _node(home: RunFolder, family: list[tuple[RunFolder, dict[str, Any]]]) -> dict[str, Any]:
+def _node(home: RunFolder, family: list[tuple[RunFolder, dict[str, Any]]]) -> Tree:
     call, events = home.call(), home.all_events()
     held_out = [event["metrics"]["held_out"] for event in events if "held_out" in event["metrics"]]
     children = [member for member, theirs in family if (theirs.get("parent") or {}).get("id") == call["id"]]
-    return {
-        "id": call["id"],
-        "verb": call["name"],
-        "folder": str(home.path),
-        "state": home.state()["state"],
-        "from_step": (call.get("parent") or {}).get("step", 0),
-        "step": events[-1]["done"] if events else 0,
-        "change": call.get("change", {}),
-        "undone": [entry["note"] for entry in undone(home)],
-        "held_out": held_out[-1] if held_out else None,
-        "children": [_node(child, family) for child in children],
-    }
+    return Tree(
+        {
+            "id": call["id"],
+            "verb": call["name"],
+            "folder": str(home.path),
+            "state": home.state()["state"],
+            "from_step": (call.get("parent") or {}).get("step", 0),
+            "step": events[-1]["done"] if events else 0,
+            "change": call.get("change", {}),
+            "undone": [entry["note"] for entry in undone(home)],
+            "held_out": held_out[-1] if held_out else None,
+            "children": [_node(child, family) for child in children],
+        }
+    )
 
 
 def undone(home: RunFolder) -> list[dict[str, Any]]:

@@ -58,6 +58,8 @@ class Worker:
         self._changes: dict[str, Any] = {}
         self._news: Mapping[str, Any] = {}  # changed for the step that comes
         self._answers: list[threading.Event] = []
+        self._pause_at: int | None = None
+        self.standing = False  # paused, and its snapshot is written
         self._callers: list[Callable[[], Any]] = []
         self._before = 0.0  # seconds of work before `_since`, the start or the last resume
         self._since: float | None = None
@@ -84,9 +86,16 @@ class Worker:
             self._changes.update(knobs)
             self._bell.notify_all()
 
+    def pause(self, at: int | None) -> None:
+        """A wish for a pause: at the next yield, or at the first one that has done so much."""
+        self._pause_at = at
+        if at is None:
+            self.ask("pause")
+
     def unpause(self) -> None:
         with self._bell:
             self._asked.discard("pause")
+            self.standing = False
             self._bell.notify_all()
 
     def ask_snapshot(self) -> threading.Event:
@@ -179,6 +188,9 @@ class Worker:
             self._last_write = now
         if self._writes and now >= self._due:
             self._keep(event)
+        if self._pause_at is not None and event.done >= self._pause_at:
+            self._pause_at = None
+            self.ask("pause")
         return self._heed(event) if self._asked or self._changes else None
 
     def _heed(self, event: Progress) -> Mapping[str, Any] | None:
@@ -216,11 +228,12 @@ class Worker:
             self.state = "paused"
             self._keep(event, for_good=True)
             self._write("its state", self._write_state)
+        self.standing = True
 
     def _go(self) -> None:
         if self.state == "paused":
             self._since = time.monotonic()
-            self.state = "running"
+            self.state, self.standing = "running", False
             self._write("its state", self._write_state)
 
     def _hold_clock(self) -> None:

@@ -28,6 +28,9 @@ from .ledger import Ledger, ledger_of
 from .storage import is_replaced
 
 NO_LIMIT = 1 << 30
+# What a checkpoint's generation_config.json may ask for otherwise (transformers fills in whatever is not given): the
+# probabilities are the model's own, neither cut nor penalised.
+UNCHANGED: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 
 
 @dataclass(eq=False, repr=False)
@@ -126,7 +129,8 @@ class Model:
         pad = self.tokenizer.pad_token_id
         if pad is None:
             pad = ends[0] if isinstance(ends, list) else ends
-        config = GenerationConfig(do_sample=False, max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad)
+        plain = {name: UNCHANGED[name] for name in ("repetition_penalty", "no_repeat_ngram_size")}
+        config = GenerationConfig(do_sample=False, max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad, **plain)
         inputs = torch.tensor([ids], device=_first_tensor(self.module).device)
         with torch.inference_mode(), guard(inputs.device, "generating"):
             out = self.module.generate(  # type: ignore[operator]

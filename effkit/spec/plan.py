@@ -14,7 +14,7 @@ class ModulePlan(Noun):
     module: str
     kind: str
     shape: tuple[int, ...]
-    action: Literal["quantize", "keep", "remove", "train"]
+    action: Literal["quantize", "keep", "remove", "cut", "reset", "project", "train"]
     reason: str = ""
     method: str = ""
     bits: float | None = None

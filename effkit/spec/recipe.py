@@ -83,14 +83,89 @@ class Quantize(Noun):
 
 
 class Prune(Noun):
-    """Remove whole transformer layers. layers: how many to keep, or the indices to keep."""
+    """Make the model smaller with the weights that it has; what is None is left alone, in all else fewer stay.
+
+    layers:      how many transformer layers to keep, or the indices to keep
+    by:          how layers are chosen: "even" (spread, with the first and the last), "importance" (measured on `text`),
+                 or "random" (by `seed`; for heads, ffn and hidden_size too, which are measured otherwise)
+    heads:       query heads to keep in every layer; with grouped-query attention, whole groups
+    ffn:         channels to keep between the two halves of every feed-forward block
+    hidden_size: channels to keep of the residual stream, the same ones everywhere
+    vocabulary:  how many tokens to keep, the most used ones of `text`; or "used": all that it uses
+    text:        a file of text of the domain; None for the offline default
+    """
 
     step: Literal["prune"] = "prune"
-    layers: int | tuple[int, ...]
+    layers: int | tuple[int, ...] | None = None
+    by: Literal["even", "importance", "random"] = "even"
+    heads: int | None = Field(default=None, ge=1)
+    ffn: int | None = Field(default=None, ge=1)
+    hidden_size: int | None = Field(default=None, ge=1)
+    vocabulary: int | Literal["used"] | None = None
+    text: str | None = None
+    seed: int = 0
+
+    @field_validator("vocabulary", mode="before")
+    @classmethod
+    def _tokens(cls, value: Any) -> Any:
+        return _vocabulary(value)
+
+    @model_validator(mode="after")
+    def _something(self) -> Prune:
+        if all(getattr(self, name) is None for name in ("layers", "heads", "ffn", "hidden_size", "vocabulary")):
+            raise BadInput("nothing is to be pruned", "Allowed: at least one of layers, heads, ffn, hidden_size, vocabulary")
+        return self
 
     def label(self) -> str:
-        kept = self.layers if isinstance(self.layers, int) else len(self.layers)
-        return f"{kept} layers"
+        return _shape_label(self)
+
+
+class Student(Noun):
+    """A new student of the teacher's architecture, its weights drawn by `seed`; what is None is as in the teacher.
+
+    layers, hidden_size, heads, ffn: the new shape. Where hidden_size alone is given, heads keep their size as far as it
+                                     divides, and ffn keeps its ratio to hidden_size
+    vocabulary, text:                as in Prune
+    embeddings:                      "random", or "project": the teacher's tables, projected to the new width
+    """
+
+    step: Literal["student"] = "student"
+    layers: int | None = Field(default=None, ge=1)
+    hidden_size: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    ffn: int | None = Field(default=None, ge=1)
+    vocabulary: int | Literal["used"] | None = None
+    embeddings: Literal["random", "project"] = "random"
+    text: str | None = None
+    seed: int = 0
+
+    @field_validator("vocabulary", mode="before")
+    @classmethod
+    def _tokens(cls, value: Any) -> Any:
+        return _vocabulary(value)
+
+    def label(self) -> str:
+        shape = _shape_label(self)
+        return f"new student of {shape}" if shape else "new student"
+
+
+def _vocabulary(value: Any) -> Any:
+    if value in (None, "used") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise BadInput(f"vocabulary is {value!r}", "Allowed: a whole number of tokens, 'used' for all that the text uses, or None for all")
+
+
+def _shape_label(step: Prune | Student) -> str:
+    """'20 layers, ffn 512, 8000 tokens'."""
+    layers = len(step.layers) if isinstance(step.layers, tuple) else step.layers
+    parts = [
+        f"{layers} layer{'' if layers == 1 else 's'}" if layers is not None else "",
+        f"hidden {step.hidden_size}" if step.hidden_size else "",
+        f"{step.heads} heads" if step.heads else "",
+        f"ffn {step.ffn}" if step.ffn else "",
+        f"{step.vocabulary} tokens" if step.vocabulary else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 class Distill(Noun):
@@ -134,9 +209,9 @@ class Distill(Noun):
         return f"distilled {self.steps} steps{way}"
 
 
-Step = Annotated[Quantize | Prune | Distill, Field(discriminator="step")]
-S = TypeVar("S", Quantize, Prune, Distill)
-STEPS = {"quantize": Quantize, "prune": Prune, "distill": Distill}
+Step = Annotated[Quantize | Prune | Student | Distill, Field(discriminator="step")]
+S = TypeVar("S", Quantize, Prune, Student, Distill)
+STEPS = {"quantize": Quantize, "prune": Prune, "student": Student, "distill": Distill}
 
 
 class Recipe(Noun):
@@ -165,11 +240,11 @@ class Recipe(Noun):
             return "base"
         if kinds == {"quantize"}:
             return "quantized"
-        if kinds == {"prune"}:
+        if kinds <= {"prune", "student"}:
             return "pruned"
         return "distilled" if "quantize" not in kinds else "combined"
 
-    def then(self, step: Quantize | Prune | Distill) -> Recipe:
+    def then(self, step: Quantize | Prune | Student | Distill) -> Recipe:
         return self.model_copy(update={"steps": (*self.steps, step)})
 
     @classmethod

@@ -97,10 +97,10 @@ def test_a_quantized_model_saved_on_the_npu_loads_anywhere(base, tmp_path):
     near(ek.load(str(folder), device="cpu"), small)
 
 
-def distilled(teacher: ek.Model) -> tuple[ek.Model, list[float]]:
+def distilled(teacher: ek.Model, **way) -> tuple[ek.Model, list[float]]:
     student = ek.prune(teacher, layers=2)
     losses = []
-    work = ek.distill.work(teacher, student, text=TEXT, steps=5, window=32, batch=2, learning_rate=1e-3, seed=3)
+    work = ek.distill.work(teacher, student, text=TEXT, steps=5, window=32, batch=2, learning_rate=1e-3, seed=3, **way)
     while True:
         try:
             event = next(work)
@@ -110,15 +110,27 @@ def distilled(teacher: ek.Model) -> tuple[ek.Model, list[float]]:
             losses.append(event.metrics["loss"])
 
 
-def test_five_distillation_steps_equal_the_cpus(base, tiny_llama):
-    here, losses = distilled(base)
-    there, expected = distilled(tiny_llama)
+WAYS = [
+    {},
+    {"objective": "jensen-shannon", "hard": 0.5},
+    {"hidden": 1.0, "attention": 1.0},
+    {"top_k": 20},
+    {"quantize": ek.Quantize(group_size=32)},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(way) or "forward-kl")
+def test_five_distillation_steps_equal_the_cpus(base, tiny_llama, way):
+    here, losses = distilled(base, **way)
+    there, expected = distilled(tiny_llama, **way)
     assert len(losses) >= 5
     assert losses == pytest.approx(expected, abs=1e-5)
     ours, theirs = parameters(here), parameters(there)
     start = parameters(ek.prune(tiny_llama, layers=2))
     assert ours.keys() == theirs.keys()
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5
+    # Adam divides by the gradient's size, so where it almost vanishes the last digits of the rest's mass show
+    closest = 2e-5 if "top_k" in way else 1e-5
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= closest
     assert max(float((ours[name] - start[name]).abs().max()) for name in ours) > 1e-4  # it trained
     near(here, there)
 

@@ -119,7 +119,7 @@ def test_run_writes_a_model_a_record_and_one_line_of_json(here, tmp_path, tiny_l
     ("content", "words", "message"),
     [
         ("{", [], "recipe-given.json is not JSON"),
-        ({"version": 1, "steps": [{"step": "quantise"}]}, [], "steps.0.step is 'quantise'. Allowed: 'quantize', 'prune', 'distill'"),
+        ({"version": 1, "steps": [{"step": "quantise"}]}, [], "steps.0.step is 'quantise'. Allowed: 'quantize', 'prune', 'student'"),
         ({"version": 1, "steps": [{"step": "quantize", "bits": 9}]}, [], "bits is 9. Allowed: 2, 3, 4, 5, 6, 7, 8"),
         ({"version": 1, "steps": [{"step": "quantize", "group_size": 48}]}, [], "group_size is 48"),
         ({"version": 1, "steps": [{"step": "quantize", "method": "rtm"}]}, [], "method is 'rtm'"),

@@ -273,6 +273,27 @@ def test_every_mutant_still_fits_the_source(mutant):
     assert gate.mutated(text, mutant) != text
 
 
+@pytest.mark.parametrize("mutant", gate.MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_names_a_strict_cell(mutant):
+    whole = nbformat.read(ROOT / "notebooks" / f"{mutant.notebook}.ipynb", as_version=4)
+    part = gate.slice_of(whole, mutant.at)
+    assert lint.is_strict(part.cells[-1])
+    assert len(part.cells) < sum(cell.cell_type == "code" for cell in whole.cells)
+
+
+def test_a_slice_holds_what_its_last_cell_stands_on():
+    cells = [
+        "import effkit as ek", "base = ek.load('x')", "slow = ek.profile(base)", "found = []", "found.append(base)",
+        "lab = ek.lab(base)\nlab", "lab.start()\ndone = await lab", "other = 1", "table = {}\ntable['a'] = done", "print(found, table)",
+    ]  # fmt: skip
+    whole = executed(*[(code, "") for code in cells])
+    kept = [cell.source for cell in gate.slice_of(whole, "print(found").cells]
+    assert kept == [code for code in cells if not code.startswith(("slow", "other"))]
+    assert [cell.source for cell in gate.slice_of(whole, "slow =").cells] == cells[:3]
+    with pytest.raises(ValueError, match="2 cells hold the words 'lab', not one"):
+        gate.slice_of(whole, "lab")
+
+
 def test_quantize_distill_and_profile_are_all_broken():
     assert {mutant.verb for mutant in gate.MUTANTS} == {"quantize", "distill", "profile"}
 

@@ -30,7 +30,7 @@ from effkit.spec.record import Record
 from ._base import explained, refuse_unknown, script, short_name, style
 from ._live import LiveCard, options_of, today
 
-KNOBS = ("temperature", "learning_rate")
+KNOBS = ("temperature", "learning_rate", "hard")
 LOOK_SECONDS = 2.0  # between two looks at a run's checkpoints and branches, which are on the disk
 CURVES = ("loss", "held_out")
 PROMPTS = ("The most important thing to know is", "Once upon a time")
@@ -47,7 +47,8 @@ class DistillLab(LiveCard):
     references: lines in the loss chart by name, in nats of KL, beside those that the run itself tells (0, the teacher, among them)
     prompts:    texts that teacher and student continue side by side every tenth of the way; None for two of ours, () for none
 
-    choice:  {"layers", "steps", "temperature", "learning_rate"}, set by the fields of the card; the last two also while it runs
+    choice:  {"layers", "steps", "objective", "temperature", "learning_rate", "hard"}, set by the fields of the card; the last three
+             also while it runs. `training` may say how objective and hard begin
     plan:    {"layers", "before", "after"}: bytes of the teacher and of the student to be
     verdict: what the student keeps, in words, once it is measured
     tree:    the run, its ancestors and their branches, parents first: [{"id", "parent", "from", "step", "change", "undone",
@@ -86,6 +87,7 @@ class DistillLab(LiveCard):
         self._measuring = options_of(measure, "measuring", measuring, ("model", "base", "on", "store"))
         fields = ("steps", "temperature", "learning_rate")
         self._training = options_of(distill, "training", training, ("teacher", "student", "text", "prompts", *fields))
+        first = {"objective": self._training.pop("objective", "forward-kl"), "hard": self._training.pop("hard", 0.0)}
         self._references = _numbers(references or {})
         self._prompts = tuple(prompts if prompts is not None else PROMPTS if teacher.task == "causal-lm" else ())
         self._reached = 0
@@ -100,7 +102,7 @@ class DistillLab(LiveCard):
         self._student: Model | None = None
         self._record: Record | None = None
         total = len(layer_list(teacher)[1])
-        choice = {"layers": max(1, round(total * 2 / 3)), "steps": 100, "temperature": 1.0, "learning_rate": 3e-4}
+        choice = {"layers": max(1, round(total * 2 / 3)), "steps": 100, "temperature": 1.0, "learning_rate": 3e-4, **first}
         super().__init__(config={"name": short_name(teacher.checkpoint.source), "layers": total}, choice=choice, lines=self._references)
         self._where = {"device": repr(teacher.device), "date": today()}
         self._replan()

@@ -6,7 +6,7 @@ Teacher and student of a classifier may have different tokenizers: each reads th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Batch:
     texts: tuple[str, ...] = ()
     labels: Tensor | None = None
     scored: Tensor | None = None
+    _coded: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -48,7 +49,7 @@ class Batch:
 
     def inputs(self, model: Model, window: int, mapping: Tensor | None = None) -> dict[str, Tensor]:
         """What `model` reads. mapping: from the student's token ids to the model's, where they differ."""
-        device = model.device.torch
+        device: torch.device = model.module.device  # type: ignore[assignment]
         if self.ids is not None:
             ids = self.ids.to(device)
             return {"input_ids": ids if mapping is None else mapping[ids]}
@@ -56,9 +57,13 @@ class Batch:
             raise BadInput(
                 f"batch is {len(self)}", "This model's tokenizer has no padding token, so its texts cannot share a pass", "Use batch=1"
             )
-        coded = model.tokenizer(
-            list(self.texts), padding=len(self) > 1, truncation=True, max_length=min(window, model.window), return_tensors="pt"
-        )
+        # a student made from its teacher has the same tokenizer: the texts are read once for both
+        key = id(model.tokenizer), min(window, model.window)
+        if key not in self._coded:
+            self._coded[key] = model.tokenizer(
+                list(self.texts), padding=len(self) > 1, truncation=True, max_length=key[1], return_tensors="pt"
+            )
+        coded = self._coded[key]
         return {name: coded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 

@@ -1,4 +1,4 @@
-"""Plans of Prune and Distill: which layers go, which weights are trained. Pure."""
+"""The plan of Distill: which weights are trained; and what other plans are made with. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,7 @@ from effkit.models.model import Model
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
-from effkit.spec.recipe import Distill, Prune
-
-
-def plan_prune(model: Model, step: Prune) -> Plan:
-    """Which layers are removed. BadInput: more layers than there are, none, or an index twice."""
-    name, layers = layer_list(model)
-    kept = kept_layers(step, len(layers))
-
-    def fate(entry: Entry) -> ModulePlan:
-        index = _index_under(entry.module, name)
-        gone = index is not None and index not in kept
-        return _module_plan(entry, "remove" if gone else "keep", f"layer {index} is left out" if gone else "", 0 if gone else entry.bytes)
-
-    note = f"layers kept: {', '.join(map(str, kept))}; in the student they are numbered 0 to {len(kept) - 1}"
-    return Plan(step=step, modules=_by_module([fate(e) for e in model.ledger().entries]), notes=(note,))
+from effkit.spec.recipe import Distill
 
 
 def plan_distill(model: Model, step: Distill) -> Plan:
@@ -67,29 +53,9 @@ def layer_list(model: Model) -> tuple[str, nn.ModuleList]:
     )
 
 
-def kept_layers(step: Prune, total: int) -> tuple[int, ...]:
-    """Indices that stay. A number keeps that many, evenly spread, always with the first and the last."""
-    if isinstance(step.layers, int):
-        count = step.layers
-        if not 1 <= count <= total:
-            raise BadInput(f"layers is {count}", f"Allowed: 1 to {total}, or a list of indices from 0 to {total - 1}")
-        if count == 1:
-            return (0,)
-        return tuple(round(i * (total - 1) / (count - 1)) for i in range(count))
-    wrong = [i for i in step.layers if not 0 <= i < total]
-    if wrong or not step.layers or len(set(step.layers)) != len(step.layers):
-        raise BadInput(f"layers is {list(step.layers)}", f"Allowed: different indices from 0 to {total - 1}, at least one")
-    return tuple(sorted(step.layers))
-
-
 def _vocabulary(model: Model) -> list[nn.Module]:
     table, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()  # type: ignore[operator]
     return [part for part in (table, head if model.task == "causal-lm" else None) if part is not None]
-
-
-def _index_under(module: str, layers: str) -> int | None:
-    rest = module.removeprefix(f"{layers}.")
-    return int(rest.split(".")[0]) if rest != module and rest.split(".")[0].isdecimal() else None
 
 
 def _module_plan(entry: Entry, action: str, reason: str, after: int) -> ModulePlan:

@@ -31,20 +31,28 @@ class RoundedForward:
             for p in plan_quantize(student, step).acting()
         }
 
-    def __call__(self, **inputs: object):
-        return torch.func.functional_call(self.module, self.weights(), (), inputs, tie_weights=True)
+        self._settled: dict[str, Tensor] = {}
+
+    def __call__(self, weights: dict[str, Tensor] | None = None, **inputs: object):
+        """The module's output. weights: what `weights()` gave, for several calls between which nothing is trained."""
+        return torch.func.functional_call(self.module, self.weights() if weights is None else weights, (), inputs, tie_weights=True)
 
     def weights(self) -> dict[str, Tensor]:
-        """The rounded weights by name, with gradients to the full ones."""
-        found = {}
+        """The rounded weights by name, with gradients to the full ones. What is not trained is rounded once."""
+        found = dict(self._settled)
         for name, (bits, group, embedding) in self.planned.items():
+            if f"{name}.weight" in found:
+                continue
             part = self.module.get_submodule(name)
             weight: Tensor = part.weight  # type: ignore[assignment]
             matrix = as_matrix(part)
             rounded = _rounded(matrix, bits, group or matrix.shape[1], self.symmetric and not embedding)
             if matrix.shape != weight.shape or matrix.stride() != weight.stride():  # GPT-2 stores the transpose
                 rounded = rounded.t()
-            found[f"{name}.weight"] = weight + (rounded - weight).detach()
+            if weight.requires_grad:
+                found[f"{name}.weight"] = weight + (rounded - weight).detach()
+            else:
+                found[f"{name}.weight"] = self._settled[f"{name}.weight"] = rounded
         return found
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 from effkit.hardware.memory import guard
-from effkit.models.model import Model
+from effkit.models.model import UNCHANGED, Model
 from effkit.spec.errors import BadInput
 
 from .material import Batch
@@ -25,16 +25,22 @@ def continued(writer: Model, batch: Batch, seed: int) -> Batch:
 
     prompt, device = length // 2, writer.device.torch
     config = GenerationConfig(
-        do_sample=True, top_k=0, max_new_tokens=length - prompt, min_new_tokens=length - prompt, pad_token_id=0, use_cache=True
-    )
+        do_sample=True, temperature=1.0, **UNCHANGED, max_new_tokens=length - prompt, min_new_tokens=length - prompt, pad_token_id=0,
+        use_cache=True,
+    )  # fmt: skip
     given = batch.ids[:, :prompt].to(device)
     # generation draws from the global random state, which is left as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
-        with torch.no_grad(), guard(device, "writing text to train on"):
-            ids = writer.module.generate(  # type: ignore[operator]
-                given, attention_mask=torch.ones_like(given), generation_config=config
-            )
+        training = writer.module.training
+        writer.module.eval()  # a student that writes between two steps of its training writes without dropout
+        try:
+            with torch.no_grad(), guard(device, "writing text to train on"):
+                ids = writer.module.generate(  # type: ignore[operator]
+                    given, attention_mask=torch.ones_like(given), generation_config=config
+                )
+        finally:
+            writer.module.train(training)
     scored = torch.zeros(ids.shape, dtype=torch.bool)
     scored[:, prompt - 1 : -1] = True  # a position's logits are about the token after it
     return Batch(batch.units, ids=ids.cpu(), scored=scored)

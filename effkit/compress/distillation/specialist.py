@@ -106,7 +106,9 @@ def domain_words(teacher: Model, texts: Sequence[str], most: int) -> list[str]:
     chosen = dict.fromkeys([*special, *single])
     pieces = [token for token, _ in sorted(used.items(), key=lambda item: (-item[1], item[0])) if token not in chosen]
     chosen |= dict.fromkeys(pieces[: max(0, most - len(chosen))])
-    often = sorted((w for w, count in whole.items() if count >= SEEN and len(w) <= LONGEST and w not in chosen), key=lambda w: (-whole[w], w))
+    often = sorted(
+        (w for w, count in whole.items() if count >= SEEN and len(w) <= LONGEST and w not in chosen), key=lambda w: (-whole[w], w)
+    )
     chosen |= dict.fromkeys(often[: max(0, most - len(chosen))])
     return list(chosen)
 
@@ -149,7 +151,9 @@ def own_tokenizer(tokenizer: Any, words: Sequence[str], window: int) -> Any:
     backend = tokenizer.backend_tokenizer
     index = {word: i for i, word in enumerate(words)}
     own = Tokenizer(WordPiece(index, unk_token=tokenizer.unk_token, max_input_chars_per_word=100))
-    own.normalizer, own.pre_tokenizer, own.decoder = (copy.deepcopy(x) for x in (backend.normalizer, backend.pre_tokenizer, backend.decoder))
+    own.normalizer, own.pre_tokenizer, own.decoder = (
+        copy.deepcopy(x) for x in (backend.normalizer, backend.pre_tokenizer, backend.decoder)
+    )
     first, last = tokenizer.cls_token, tokenizer.sep_token
     own.post_processor = TemplateProcessing(
         single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1", special_tokens=[(first, index[first]), (last, index[last])]
@@ -158,4 +162,3 @@ def own_tokenizer(tokenizer: Any, words: Sequence[str], window: int) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=own, model_max_length=window, **{name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name)}
     )
-

@@ -1,52 +1,114 @@
-"""Students made from their teacher by leaving out layers."""
+"""Students: made of their teacher by leaving things out (`prune`), or new ones in its image (`student`)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-
-from torch import nn
+from pathlib import Path
+from typing import Any, Literal
 
 from effkit.models.model import Model
-from effkit.spec.plan import Plan
-from effkit.spec.recipe import Prune, step_of
+from effkit.spec.progress import Progress, Work, long_work
+from effkit.spec.recipe import Prune, Student, step_of
 
-from .planning import kept_layers, layer_list, plan_prune
+from .pruning.cutting import Kept, cut
+from .pruning.planning import axes_and_changes, cut_of, decide, prune_outline, student_outline
+from .pruning.scratch import drawn, new_config, project_embeddings_
+from .pruning.vocabulary import cut_tokenizer, renumber_generation_
 
 
-def prune(model: Model, layers: int | Sequence[int]) -> Model:
-    """A new model with only some of the transformer layers; `model` stays as it was.
+@long_work
+def prune(
+    model: Model,
+    layers: int | Sequence[int] | None = None,
+    *,
+    by: Literal["even", "importance", "random"] = "even",
+    heads: int | None = None,
+    ffn: int | None = None,
+    hidden_size: int | None = None,
+    vocabulary: int | Literal["used"] | None = None,
+    text: Any = None,
+    seed: int = 0,
+) -> Work[Model]:
+    """A new model with fewer layers, heads, channels or tokens; `model` stays as it was. What is None is left alone.
 
-    layers: how many to keep (evenly spread, with the first and the last), or the indices to keep.
-    Its quality is poor until it is distilled. Raises BadInput for layers that do not exist.
+    layers:      how many to keep, or the indices to keep
+    by:          how layers are chosen: "even" (spread, with the first and the last), "importance" (measured on `text`), "random"
+    heads, ffn, hidden_size: how many to keep, the most important ones, measured on `text` ("random" draws them)
+    vocabulary:  how many tokens to keep, the most used ones of `text`, or "used" for all that it uses
+    text:        a string, a file or a list of strings of the domain; None for the offline default (its "train" part)
+
+    Its quality is poor until it is distilled (vocabulary pruning alone changes nothing on text of kept tokens).
+    Raises BadInput for what this architecture cannot have; `plan` tells all before.
     """
-    step = step_of(Prune, layers=layers if isinstance(layers, int) else tuple(layers))
-    return pruned(model, step, plan_prune(model, step))
+    chosen = layers if layers is None or isinstance(layers, int) else tuple(layers)
+    step = step_of(
+        Prune, layers=chosen, by=by, heads=heads, ffn=ffn, hidden_size=hidden_size, vocabulary=vocabulary, text=_file_name(text), seed=seed
+    )
+    return (yield from apply_prune(model, step, text))
 
 
-def pruned(model: Model, step: Prune, plan: Plan, weights: bool = True) -> Model:
-    """`prune` for a validated step. weights=False copies the structure alone (meta tensors), for planning."""
-    name, layers = layer_list(model)
-    kept = kept_layers(step, len(layers))
-    gone = [f"{name}.{i}" for i in range(len(layers)) if i not in kept]
-    new = model.clone(without=gone if weights else [child for child, _ in model.module.named_children()])
-    remaining = new.module.get_submodule(name)
-    assert isinstance(remaining, nn.ModuleList)
-    new.module.set_submodule(name, nn.ModuleList([remaining[i] for i in kept]))
-    _renumber_(new, name, kept)
+@long_work
+def student(
+    teacher: Model,
+    layers: int | None = None,
+    hidden_size: int | None = None,
+    heads: int | None = None,
+    ffn: int | None = None,
+    *,
+    vocabulary: int | Literal["used"] | None = None,
+    embeddings: Literal["random", "project"] = "random",
+    text: Any = None,
+    seed: int = 0,
+) -> Work[Model]:
+    """A new student of the teacher's architecture with random weights, to be trained; what is None is as in the teacher.
+
+    vocabulary, text: as for `prune`
+    embeddings:       "project" starts token and position tables from the teacher's, in the new width
+
+    Raises BadInput for a shape that the architecture cannot have.
+    """
+    step = step_of(
+        Student, layers=layers, hidden_size=hidden_size, heads=heads, ffn=ffn, vocabulary=vocabulary, embeddings=embeddings,
+        text=_file_name(text), seed=seed,
+    )  # fmt: skip
+    return (yield from apply_student(teacher, step, text))
+
+
+def apply_prune(model: Model, step: Prune, text: Any = None, seed: int = 0) -> Work[Model]:
+    """`prune` for a validated step. text: in place of the one that the step names; seed: a recipe's, added to the step's."""
+    yield Progress("prune", 0, 1, "steps")
+    kept = yield from decide(model, step, text, seed)
+    plan = prune_outline(model, step, kept).plans[-1]
+    new = _without_tokens(model, kept)
+    yield Progress("prune", 1, 1, "steps")
     return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
 
 
-def _renumber_(model: Model, name: str, kept: tuple[int, ...]) -> None:
-    """Layers know their index (it addresses the KV cache), and the config counts them."""
-    layers = model.module.get_submodule(name)
-    for index, layer in enumerate(layers.children()):
-        for part in layer.modules():
-            if isinstance(getattr(part, "layer_idx", None), int):
-                part.layer_idx = index  # type: ignore[assignment]
-    for config in {id(c): c for c in (part.config for part in model.module.modules() if hasattr(part, "config"))}.values():
-        if getattr(config, "num_hidden_layers", None) is not None:
-            config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
-        kinds = getattr(config, "layer_types", None)
-        if isinstance(kinds, list) and len(kinds) > max(kept):
-            config.layer_types = [kinds[i] for i in kept]  # type: ignore[union-attr]
+def apply_student(teacher: Model, step: Student, text: Any = None, seed: int = 0) -> Work[Model]:
+    """`student` for a validated step; text and seed as in `apply_prune`."""
+    yield Progress("student", 0, 1, "steps")
+    kept = (yield from decide(teacher, cut_of(step), text, seed)) if step.vocabulary else Kept()
+    plan = student_outline(teacher, step, kept).plans[-1]
+    base = _without_tokens(teacher, kept) if step.vocabulary else teacher
+    module = drawn(base, new_config(base, step), step.seed + seed)
+    if step.embeddings == "project":
+        project_embeddings_(module, base.module)
+    module.to(teacher.device.torch)
+    yield Progress("student", 1, 1, "steps")
+    return replace(base, module=module, recipe=teacher.recipe.then(step), plans=(*teacher.plans, plan), origin=None)
+
+
+def _without_tokens(model: Model, kept: Kept) -> Model:
+    """The model that `kept` leaves, with the tokenizer and the generation config that belong to it."""
+    new = cut(model, kept, *axes_and_changes(model, kept))
+    if kept.vocabulary is None:
+        return new
+    renumber_generation_(new.module, kept.vocabulary)
+    return replace(new, tokenizer=cut_tokenizer(model.tokenizer, kept.vocabulary))
+
+
+def _file_name(text: Any) -> str | None:
+    """What a recipe can name: a file. Text given as such stays out of it."""
+    return str(text) if isinstance(text, str | Path) and os.path.isfile(text) else None

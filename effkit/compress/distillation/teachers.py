@@ -8,8 +8,9 @@ number of passes. Divergences over these k + 1 outcomes are lower bounds of thos
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ from .material import Batch
 
 @dataclass(frozen=True)
 class Said:
-    """Logits over the student's outcomes [..., n]. tokens: which tokens the first n - 1 of them are, where the last is the rest."""
+    """Logits over the student's outcomes [..., n]. tokens: which tokens the first n - 1 of them are, where the last is the rest.
+    inside: the first teacher's whole output, where its hidden states or attention were asked for and it was run."""
 
     logits: Tensor
     tokens: Tensor | None = None
+    inside: Any = None
 
     def same_outcomes(self, student: Tensor, temperature: float) -> Tensor:
         """The student's logits [..., vocabulary] over the same outcomes."""
@@ -46,11 +49,15 @@ class Teachers:
         return len(self.models)
 
     @torch.no_grad()
-    def say(self, batch: Batch, temperature: float) -> Said:
-        """What they say of a batch. With top_k, what was said of these windows before is not asked again."""
+    def say(self, batch: Batch, temperature: float, look: Mapping[str, bool] | None = None) -> Said:
+        """What they say of a batch. With top_k, what was said of these windows before is not asked again.
+
+        look: options such as output_hidden_states for the first teacher, which then is run once for logits and insides.
+        """
         generated = batch.scored is not None  # new text each time: nothing to keep
         if self.top_k is None or generated:
-            return Said(self._logits(batch, temperature))
+            inside = self.inside(batch, look) if look else None
+            return Said(self._logits(batch, temperature, inside), inside=inside)
         if temperature != self._temperature:
             self._kept, self._temperature = {}, temperature  # the mass of the rest depends on it
         if any(unit not in self._kept for unit in batch.units):
@@ -65,11 +72,22 @@ class Teachers:
         tokens = torch.stack([t for unit in batch.units if (t := self._kept[unit][1]) is not None]).to(device).long()
         return Said(few, tokens)
 
-    def _logits(self, batch: Batch, temperature: float) -> Tensor:
+    @torch.no_grad()
+    def inside(self, batch: Batch, look: Mapping[str, bool]) -> Any:
+        """The first teacher's output with the hidden states or attention that `look` asks for."""
+        model = self.models[0]
+        extra = {"use_cache": False} if model.task == "causal-lm" else {}
+        return model.module(**batch.inputs(model, self.window, self.mappings[0]), **extra, **look)
+
+    def _logits(self, batch: Batch, temperature: float, first: Any = None) -> Tensor:
+        """first: the first teacher's output, where there is one already."""
         found = []
-        for model, mapping in zip(self.models, self.mappings, strict=True):
-            inputs = batch.inputs(model, self.window, mapping)
-            logits = model.logits(inputs["input_ids"], inputs.get("attention_mask"))
+        for at, (model, mapping) in enumerate(zip(self.models, self.mappings, strict=True)):
+            if at == 0 and first is not None:
+                logits = first.logits
+            else:
+                inputs = batch.inputs(model, self.window, mapping)
+                logits = model.logits(inputs["input_ids"], inputs.get("attention_mask"))
             found.append(logits if mapping is None else logits[..., mapping])
         if len(found) == 1:
             return found[0]
@@ -97,7 +115,8 @@ def vocabulary_map(student: Model, teacher: Model) -> Tensor | None:
         return None
     missing = [token for token, i in ours.items() if token not in theirs and i < sizes[0]]
     # ids without a token pad the table to a round size: there both tables agree in place
-    padding = [i for i in range(sizes[0]) if i not in set(ours.values())]
+    named = set(ours.values())
+    padding = [i for i in range(sizes[0]) if i not in named]
     if missing or any(i >= sizes[1] for i in padding):
         example = f", such as {missing[0]!r}" if missing else ""
         raise BadInput(

@@ -11,11 +11,13 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from effkit.hardware.device import Device
 from effkit.hardware.memory import guard
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, EffkitError
@@ -75,10 +77,15 @@ class Training:
         kept = Teachers(teachers, student, step.window, top_k)
         return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward)
 
+    @cached_property
+    def device(self) -> Device:
+        """The student's, found once: asking for it reads what memory there is from files."""
+        return self.student.device
+
     @property
     def piece(self) -> int:
         """Windows or texts that are worked on between two yields: all of a batch, except by a large model on a CPU."""
-        if self.student.device.type != "cpu":
+        if self.device.type != "cpu":
             return self.step.batch
         largest = max(m.checkpoint.parameters for m in (*self.teachers.models, self.student))
         return max(1, min(self.step.batch, int(PIECE / (self.step.window * max(1, largest)))))
@@ -136,10 +143,11 @@ class Training:
         see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
         with see, self._autocast():
             output = (self.forward or self.student.module)(**inputs, **extra, **look)
-            logits = output.logits
+            logits, theirs_inside = output.logits, None
             loss = logits.new_zeros((), dtype=torch.float32)
             if step.objective != "hard-labels":
-                said = self.teachers.say(part, step.temperature)
+                said = self.teachers.say(part, step.temperature, look)
+                theirs_inside = said.inside
                 ours, theirs = said.same_outcomes(logits, step.temperature), said.logits.to(logits.device)
                 if part.scored is not None:
                     ours, theirs = ours[part.scored], theirs[part.scored.to(theirs.device)]
@@ -149,7 +157,8 @@ class Training:
             if weight:
                 loss = loss + weight * self._hard(logits, part)
             if self.transfer is not None and look:
-                loss = loss + self._inside(output, part, inputs.get("attention_mask"), look)
+                theirs_inside = theirs_inside or self.teachers.inside(part, look)
+                loss = loss + self._inside(output, theirs_inside, inputs.get("attention_mask"))
         return loss
 
     def _hard(self, logits: Tensor, part: Batch) -> Tensor:
@@ -161,12 +170,8 @@ class Training:
             following = torch.where(part.scored[:, :-1].to(logits.device), following, NO_LABEL)
         return hard_labels(logits[:, :-1], following)
 
-    def _inside(self, output: Any, part: Batch, mask: Tensor | None, look: dict[str, bool]) -> Tensor:
+    def _inside(self, output: Any, theirs: Any, mask: Tensor | None) -> Tensor:
         assert self.transfer is not None
-        teacher, mapping = self.teachers.models[0], self.teachers.mappings[0]
-        inputs = part.inputs(teacher, self.step.window, mapping)
-        with torch.no_grad():
-            theirs: Any = teacher.module(**inputs, **look, **({"use_cache": False} if teacher.task == "causal-lm" else {}))
         loss = output.logits.new_zeros((), dtype=torch.float32)
         if self.step.hidden:
             loss = loss + self.step.hidden * self.transfer.hidden(output.hidden_states, theirs.hidden_states, mask)
@@ -177,14 +182,14 @@ class Training:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.step.autocast is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.student.device.type, dtype=getattr(torch, self.step.autocast))
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.step.autocast))
 
     @contextlib.contextmanager
     def _working(self, piece: int) -> Iterator[None]:
         """Training mode and random numbers of this piece alone; outside, the model is one that can be used."""
         self.student.module.train()
         try:
-            with guard(self.student.device, "distilling"), _seeded(self.student, _number(self.seed, self.done, piece)):
+            with guard(self.device, "distilling"), _seeded(self.student, self.device.torch, _number(self.seed, self.done, piece)):
                 yield
         finally:
             self.student.module.eval()
@@ -198,13 +203,15 @@ class Training:
             for batch in self.material.held():
                 self._held.append((batch, self.teachers.say(batch, 1.0).logits if self.teachers.top_k is None else self._all(batch)))
                 yield
+        with torch.no_grad(), guard(self.student.device, "rounding the student"):
+            rounded = self.forward.weights() if self.forward else None
         for batch, theirs in self._held:
             inputs = batch.inputs(self.student, self.step.window)
-            with torch.no_grad(), guard(self.student.device, "measuring the student"):
+            with torch.no_grad(), guard(self.device, "measuring the student"):
                 if self.forward is None:
                     ours = self.student.logits(inputs["input_ids"], inputs.get("attention_mask"))
                 else:
-                    ours = self.forward(**inputs).logits
+                    ours = self.forward(rounded, **inputs).logits
                 total += float(forward_kl(ours, theirs)) * len(batch)
             count += len(batch)
             yield
@@ -303,13 +310,14 @@ class Training:
                 f"The loss is not finite at step {failed}: training diverged. "
                 f"Lower the learning rate (it is {rate:g}{again}) and start again; the student is as it was."
             )
-        rollbacks, changes = self.rollbacks + 1, self.changes
+        rollbacks, changes, step = self.rollbacks + 1, self.changes, self.step
         self.restore_(self._good)
-        self.rollbacks, self.changes = rollbacks, changes
+        self.rollbacks, self.changes, self.step = rollbacks, changes, step  # knobs that were turned since stay
         self.change_({"learning_rate": rate / 2})
         self.changes[-1] = f"the loss was not finite at step {failed}: back to step {self.done} with learning_rate {rate / 2:g}"
 
 
+@lru_cache(maxsize=2)  # a batch lies in at most two passes; drawing one for each unit took as long as a small step
 def _order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
@@ -320,12 +328,11 @@ def _number(seed: int, step: int, piece: int) -> int:
 
 
 @contextlib.contextmanager
-def _seeded(student: Model, number: int) -> Iterator[None]:
+def _seeded(student: Model, device: torch.device, number: int) -> Iterator[None]:
     """Dropout that depends on the step alone. Students without dropout leave the global random state untouched."""
     if not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in student.module.modules()):
         yield
         return
-    device = student.device.torch
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(number)
         yield

@@ -7,7 +7,7 @@ import torch
 
 import effkit as ek
 from effkit.compress.distillation.losses import forward_kl
-from effkit.compress.distillation.planning import kept_layers
+from effkit.compress.distillation.pruning.depth import kept_layers
 from effkit.compress.pipeline import compress
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Snapshot, finish

@@ -321,3 +321,82 @@ def test_a_classifiers_mistakes_are_named(tiny_classifier, change, message):
 def test_a_language_models_mistakes_are_named(tiny_llama, change, message):
     with pytest.raises(BadInput, match=message):
         ek.distill(tiny_llama, ek.prune(tiny_llama, layers=2), **{**WAY, **change})
+
+
+# what was found while measuring
+
+
+def test_a_checkpoints_own_generation_settings_change_nothing(tiny_llama):
+    """transformers fills in from generation_config.json whatever a call leaves open: a chat model's 0.7 and 1.1, say."""
+    asking = tiny_llama.clone()
+    for name, value in {"temperature": 0.01, "top_p": 0.1, "repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_p": 0.9}.items():
+        setattr(asking.module.generation_config, name, value)
+    batch = Batch((0, 1), ids=torch.arange(5, 45).reshape(2, 20))
+    assert torch.equal(continued(asking, batch, 1).ids, continued(tiny_llama, batch, 1).ids)
+    assert asking.generate("The pump", 24) == tiny_llama.generate("The pump", 24)
+
+
+def test_a_student_writes_without_dropout(tiny_llama):
+    student = tiny_llama.clone()
+    for layer in student.module.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    student.module.train()
+    batch = Batch((0, 1), ids=torch.arange(5, 45).reshape(2, 20))
+    assert torch.equal(continued(student, batch, 1).ids, continued(tiny_llama, batch, 1).ids)
+    assert student.module.training
+
+
+@pytest.mark.parametrize("options", [{"hidden": 1.0}, {"hidden": 1.0, "attention": 1.0}, {}])
+def test_a_step_asks_the_teacher_once(tiny_llama, options):
+    counted, student = [], ek.prune(tiny_llama, layers=2)
+    hook = tiny_llama.module.register_forward_hook(lambda *_: counted.append(1))
+    try:
+        work = ek.distill.work(tiny_llama, student, **{**WAY, **options, "steps": 30})
+        next(work)
+        before = len(counted)
+        next(work)
+        next(work)
+    finally:
+        hook.remove()
+    assert len(counted) - before == 2
+
+
+def test_a_batch_is_tokenized_once_for_models_with_one_tokenizer(tiny_classifier):
+    student = ek.prune(tiny_classifier, layers=1)
+    batch = Batch((0, 1), texts=("a pump", "a longer valve"))
+    ours, theirs = batch.inputs(student, 32), batch.inputs(tiny_classifier, 32)
+    assert ours["input_ids"] is theirs["input_ids"]
+    assert batch.inputs(student, 4)["input_ids"].shape[1] == 4
+
+
+def test_a_pass_over_the_text_is_drawn_once(tiny_llama, monkeypatch):
+    from effkit.compress.distillation import training
+
+    training._order.cache_clear()
+    drawn, real = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **options: drawn.append(n) or real(n, **options))
+    ek.distill(tiny_llama, ek.prune(tiny_llama, layers=2), **WAY)  # 16 windows of a text of over 50: one pass
+    assert len(drawn) == 1
+
+
+def test_a_run_that_is_taken_back_keeps_the_knobs(tiny_llama):
+    work = ek.distill.work(tiny_llama, ek.prune(tiny_llama, layers=2), **{**WAY, "steps": 40})
+    events = [next(work) for _ in range(6)]
+    work.send({"temperature": 2.0})
+    training = work.gi_yieldfrom.gi_yieldfrom.gi_frame.f_locals["training"]
+    training.parameters["model.layers.0.mlp.up_proj.weight"].data.fill_(float("nan"))
+    assert "the loss was not finite" in next(work).message
+    assert training.done < events[-1].done + 1
+    assert training.step.temperature == 2.0
+
+
+def test_a_step_does_not_ask_what_memory_there_is(tiny_llama, monkeypatch):
+    from effkit.hardware import device
+
+    asked, real = [], device.total_memory
+    monkeypatch.setattr(device, "total_memory", lambda *given: asked.append(1) or real(*given))
+    work = ek.distill.work(tiny_llama, ek.prune(tiny_llama, layers=2), **{**WAY, "steps": 40})
+    next(work), next(work)
+    asked.clear()
+    next(work)
+    assert not asked

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+
 import pytest
 import torch
 
 import effkit as ek
 from effkit.lab.run import attach, start
+from effkit.lab.tree import Tree
 from effkit.spec.errors import BadInput
 
 from .toys import train
@@ -104,7 +108,7 @@ def test_a_finished_run_can_be_branched_from_later_by_another_process(pair, tmp_
 
 def test_mistakes_are_named(tmp_path):
     run = start(train, steps=50, pause=0.01, folder=tmp_path / "run")
-    with pytest.raises(BadInput, match="there is no checkpoint at step 17. Checkpoints of this run: none. run.checkpoint_now"):
+    with pytest.raises(BadInput, match=r"there is no checkpoint at step 17\. Checkpoints of this run: none\. run.checkpoint_now"):
         run.branch(step=17)
     with pytest.raises(BadInput, match="there is no earlier checkpoint to go back to"):
         run.undo()
@@ -121,3 +125,34 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
         run.checkpoint_now()
     assert 1 <= len(list((tmp_path / "run").glob("kept-*"))) <= 8
     run.cancel()
+
+
+def test_a_pause_at_a_step_is_there_and_nowhere_else(pair, tmp_path):
+    run = start(ek.distill, *pair, **WAY, folder=tmp_path / "first")
+    run.pause(at=4)
+    assert asyncio.run(run.paused())
+    assert [point["step"] for point in run.checkpoints()] == [run.progress.done] == [4]
+    run.pause(at=7)
+    run.resume()
+    assert asyncio.run(run.paused())
+    assert run.progress.done == 7
+    run.pause(at=11)
+    run.resume()
+    assert not asyncio.run(run.paused())  # it ended first
+    assert same(run.wait(), ek.distill(*pair, **WAY))
+
+
+def test_a_tree_is_drawn_a_line_a_run():
+    node = {"verb": "distill", "state": "done", "step": 8, "from_step": 0, "change": {}, "undone": [], "held_out": 1.25, "children": []}
+    inner = Tree(node | {"from_step": 6, "change": {"steps": 12}, "step": 12, "held_out": 1.0})
+    late = Tree(node | {"from_step": 4, "change": {"temperature": 4.0, "mix": 0.5}, "held_out": None, "children": [inner]})
+    early = Tree(node | {"from_step": 2, "state": "cancelled", "step": 3})
+    whole = Tree(node | {"undone": ["undone: back from step 6 to step 4"], "children": [late, early]})
+    assert str(whole).splitlines() == [
+        "distill: done at step 8, held-out 1.250",
+        "│  undone: back from step 6 to step 4",
+        "├─ branched at step 2: cancelled at step 3, held-out 1.250",
+        "└─ branched at step 4 with temperature 4, mix 0.5: done at step 8",
+        "   └─ branched at step 6 with steps 12: done at step 12, held-out 1.000",
+    ]
+    assert json.loads(json.dumps(whole)) == whole

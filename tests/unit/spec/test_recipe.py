@@ -54,11 +54,11 @@ def test_any_json_is_a_recipe_or_a_clear_error(data):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"steps": [{"step": "quantise"}]}', "r: steps.0.step is 'quantise'. Allowed: 'quantize', 'prune', 'distill'. Did you mean"),
+        ('{"steps": [{"step": "quantise"}]}', "r: steps.0.step is 'quantise'. Allowed: 'quantize', 'prune', 'student', 'distill'. Did"),
         ('{"steps": [{"step": "quantize", "bits": 9}]}', "r: bits is 9. Allowed: 2, 3, 4, 5, 6, 7, 8."),
         ('{"steps": [{"step": "quantize", "bitz": 4}]}', "r: the field is 'bitz'. Allowed: 'bits', "),
         ('{"steps": [{"step": "quantize", "method": "nf4", "bits": 3}]}', "r: bits for nf4 is 3. Allowed: 4."),
-        ('{"steps": [{"step": "prune"}]}', "r: steps.0.layers is missing."),
+        ('{"steps": [{"step": "prune"}]}', "r: nothing is to be pruned. Allowed: at least one of layers, heads"),
         ('{"steps": [{"step": "distill", "steps": 0}]}', "r: steps.0.steps is 0. Allowed: input should be greater than"),
         ('{"steps": [{"step": "distill", "temperature": "hot"}]}', "r: steps.0.temperature is 'hot'. Allowed: input should be a"),
         ('{"version": 9}', "the version of this recipe is 9. This effkit reads versions 1 to 1. Update effkit to read it."),

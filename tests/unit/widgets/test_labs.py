@@ -317,3 +317,20 @@ def test_a_branch_of_a_finished_run_is_measured_too_and_both_stay(tiny_llama):
     assert bench.record is record  # shown again, not measured again
     assert [node["state"] for node in bench.tree] == ["done", "done"]
     assert second.id == bench.tree[1]["id"]
+
+
+def test_objective_and_weight_are_chosen_and_the_weight_can_be_turned(tiny_llama):
+    options = {"window": 32, "batch": 2, "objective": "reverse-kl", "hard": 0.5}
+    bench = DistillLab(tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training=options, prompts=())
+    assert (bench.choice["objective"], bench.choice["hard"]) == ("reverse-kl", 0.5)
+    run = bench.start(steps=12, layers=1)
+    run.pause()
+    while run.state == "running":
+        pass
+    bench.choice = {**bench.choice, "hard": 2.0}
+    bench.resume()
+    student = bench.wait(60)
+    assert student.recipe.steps[-1].objective == "reverse-kl"
+    assert [event["change"] for event in run.events if "change" in event] == [{"hard": 2.0}]
+    bench.choice = {**bench.choice, "objective": "kl"}
+    assert "objective is 'kl'" in bench.problem["what"]

@@ -1,11 +1,14 @@
 // DistillLab: a student with fewer layers learns its teacher's probabilities; both losses grow while you watch.
 Object.assign(STRINGS, {
   labTitle: { en: "Distill a student from {name}" },
-  labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature and learning rate can be turned while it runs." },
-  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "KL divergence of teacher to student per token; 0 would be the teacher itself" },
+  labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature, learning rate and the last weight can be turned while it runs." },
+  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "Held out: KL divergence of teacher to student per token; 0 would be the teacher itself. Training: the objective, which is the same only for forward KL." },
   training: { en: "training" }, heldOut: { en: "held out" }, heldOutOf: { en: "held out, run {n}" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
+  objective: { en: "Objective" }, hard: { en: "Weight of the true tokens" }, hardGloss: { en: "How much the text itself counts beside the teacher: cross-entropy with what really comes next (a classifier's labels). 0 leaves it out." },
+  objectiveGloss: { en: "What is made small. Forward KL covers all the teacher might say; reverse KL keeps to what it says most; the others lie between." },
+  "forward-kl": { en: "forward KL" }, "reverse-kl": { en: "reverse KL" }, "jensen-shannon": { en: "Jensen-Shannon" }, "skew-kl": { en: "skew KL" }, "hard-labels": { en: "true tokens, no teacher" },
   studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
   samplesAfter: { en: "Samples after step {n}" }, samplesBefore: { en: "Samples before the first step" }, samplesGloss: { en: "Both continue the same beginning with their likeliest words; what is underlined is the same in both." },
   teacherSays: { en: "teacher" }, studentSays: { en: "student" }, alike: { en: "{n} of {m} words alike from the start" }, nothingSaid: { en: "(nothing)" }, reference: { en: "{name} {v}" }, teacher: { en: "teacher" },
@@ -76,16 +79,19 @@ export default {
       } });
       return { name, input, node: field(text, input, gloss) };
     };
+    const objectives = ["forward-kl", "reverse-kl", "jensen-shannon", "skew-kl", "hard-labels"].map((key) => [key, say(key)]);
+    const objective = select("objective", objectives, model.get("choice").objective, (value) => { model.set("choice", { ...model.get("choice"), objective: value }); model.save_changes(); });
     const inputs = [
       make("layers", say("layers", { n: config.layers }), null, { min: 1, max: config.layers, step: 1 }), make("steps", say("stepsField"), null, { min: 1, step: 1 }),
-      make("temperature", say("temperature"), say("temperatureGloss"), { min: 0.1, step: "any" }), make("learning_rate", say("rate"), say("rateGloss"), { min: 0, step: "any" }),
+      { name: "objective", input: objective, node: field(say("objective"), objective, say("objectiveGloss")) },
+      make("temperature", say("temperature"), say("temperatureGloss"), { min: 0.1, step: "any" }), make("learning_rate", say("rate"), say("rateGloss"), { min: 0, step: "any" }), make("hard", say("hard"), say("hardGloss"), { min: 0, step: "any" }),
     ];
     fields.append(...inputs.map((i) => i.node));
     const drawChoice = (lock) => {
       const choice = model.get("choice");
       for (const { name, input } of inputs) {
         if (document.activeElement !== input) input.value = choice[name];
-        input.disabled = lock === "all" || (lock === "going" && (name === "layers" || name === "steps"));
+        input.disabled = lock === "all" || (lock === "going" && ["layers", "steps", "objective"].includes(name));
       }
     };
     let tree = null, ways = null;

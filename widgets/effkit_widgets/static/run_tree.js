@@ -2,7 +2,7 @@
 Object.assign(STRINGS, {
   treeTitle: { en: "Branches" }, treeHint: { en: "Press a run to show it; Tab and Enter do the same." }, runName: { en: "run {n}" }, fromStep: { en: "from step {n}" }, start_: { en: "from the beginning" },
   knobIs: { en: "{name} {v}" }, heldOutIs: { en: "held out {v}" }, undoneTimes: { en: "undone {n} times" }, undoneOnce: { en: "undone once" }, shownRun: { en: "shown" },
-  knob_temperature: { en: "temperature" }, knob_learning_rate: { en: "learning rate" }, knob_steps: { en: "steps" },
+  knob_temperature: { en: "temperature" }, knob_learning_rate: { en: "learning rate" }, knob_steps: { en: "steps" }, knob_hard: { en: "weight of the true tokens" },
   branch: { en: "Branch" }, undo: { en: "Undo" }, fromField: { en: "From step" }, here: { en: "last checkpoint" },
   branchGloss: { en: "A new run goes on from there with the temperature and learning rate of the fields; this one stays as it is." }, undoGloss: { en: "Go back there and go on, in this run." },
   treeTable: { en: "Show branches as table" }, treeHide: { en: "Hide branches" }, treeCaption: { en: "The run, its ancestors and their branches" },

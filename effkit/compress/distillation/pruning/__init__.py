@@ -1,0 +1,1 @@
+"""Students: smaller models made of their teacher (by depth, width, vocabulary) or in its image (from scratch)."""
