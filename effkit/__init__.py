@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Capability": "spec.capability",
     "Checkpoint": "spec.record",
+    "Claim": "spec.claim",
     "Cost": "spec.record",
     "Distill": "spec.recipe",
     "EffkitError": "spec.errors",
@@ -39,6 +40,7 @@ _HOME = {
     "Store": "lab.store",
     "Student": "spec.recipe",
     "attach": "lab.run",
+    "claim": "lab.claim",
     "device": "hardware.device",
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
@@ -49,6 +51,7 @@ _HOME = {
     "profile": "measure.latency",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
+    "read_labelled": "models.labelled",
     "start": "lab.run",
     "student": "compress.distillation.students",
 }
@@ -56,6 +59,7 @@ _HOME = {
 __all__ = [
     "Capability",
     "Checkpoint",
+    "Claim",
     "Cost",
     "Distill",
     "EffkitError",
@@ -74,6 +78,7 @@ __all__ = [
     "Store",
     "Student",
     "attach",
+    "claim",
     "device",
     "devices",
     "distill",
@@ -84,6 +89,7 @@ __all__ = [
     "profile",
     "prune",
     "quantize",
+    "read_labelled",
     "start",
     "student",
 ]
@@ -94,14 +100,17 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .hardware.device import device, devices
+    from .lab.claim import claim
     from .lab.measuring import measure
     from .lab.run import Run, attach, start
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model
     from .spec.capability import Capability
+    from .spec.claim import Claim
     from .spec.errors import EffkitError
     from .spec.frontier import Frontier
     from .spec.intervals import Estimate

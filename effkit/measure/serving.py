@@ -230,7 +230,8 @@ def _bytes(module: nn.Module) -> int:
     total = sum(t.numel() * t.element_size() for t in stored.values())
     for part in module.modules():
         if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):  # type: ignore[attr-defined]
-            weight, bias = part.weight(), part.bias()
+            packed: Any = part
+            weight, bias = packed.weight(), packed.bias()
             total += weight.numel() + 8 + (0 if bias is None else 4 * bias.numel())
     return total
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
+from .capability import Capability
 from .intervals import Estimate, Noun
+from .side import Side
 
 KEEPS, COSTS = 0.90, 0.10  # "90% of the capability at 10% of the cost"
 
@@ -75,6 +77,39 @@ class Claim(Noun):
         """The model with the least cost per query among those that the data cannot tell from the best."""
         level = [one for one in self.contenders.values() if one.behind is False and one.rate]
         return max(level, key=lambda one: one.rate or 0.0).name if level else ""
+
+    def capability(self, date: str = "", recorded: bool = False) -> Capability:
+        """The same figures as the card shows them: every model that can answer, at the price of one machine.
+
+        date: when it was measured; recorded: on another day or machine than the rest of the page
+        """
+        chance = self.contenders["majority"].macro_f1.value
+        teacher, student, *others = (
+            Side(
+                name=one.name,
+                kind="distilled" if name in ("student", "distilled linear") else "base",
+                quality=one.macro_f1,
+                score_name="macro-F1",
+                chance=chance,
+                bytes=one.bytes or 0,
+                latency_ms=Estimate(value=one.latency, unit="ms"),
+                throughput=Estimate(value=one.rate, unit="queries/s"),
+                training_seconds=one.training_seconds,
+                device=self.device,
+                date=date,
+                recorded=recorded,
+            )
+            for name, one in self.contenders.items()
+            if one.latency and one.rate
+        )
+        return Capability(
+            teacher=teacher,
+            student=student,
+            others=tuple(others),
+            query="one text",
+            retained=self.retained,
+            retained_above_chance=self.above_chance,
+        )
 
     def verdict(self) -> str:
         """One sentence on the claim and one on what to use, which need not be the student."""

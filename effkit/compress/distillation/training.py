@@ -205,14 +205,14 @@ class Training:
                 self._held.append((batch, self.teachers.say(batch, 1.0).logits if self.teachers.top_k is None else self._all(batch)))
                 yield
         with torch.no_grad(), guard(self.student.device, "rounding the student"):
-            rounded = self.forward.weights() if self.forward else None
+            rounded = self.forward.weights() if self.forward else {}
         for batch, theirs in self._held:
             inputs = batch.inputs(self.student, self.step.window)
             with torch.no_grad(), guard(self.device, "measuring the student"):
                 if self.forward is None:
                     ours = self.student.logits(inputs["input_ids"], inputs.get("attention_mask"))
                 else:
-                    ours = self.forward(rounded, **inputs).logits
+                    ours = self.forward.call(rounded, **inputs).logits
                 total += float(forward_kl(ours, theirs)) * len(batch)
             count += len(batch)
             yield
