@@ -118,7 +118,7 @@ class _Together(nn.Module):
 
 
 def best_form(model: Model, texts: Sequence[str], window: int = 128) -> Work[tuple[Served, dict[str, float]]]:
-    """(the fastest form whose answers are the model's own, p50 in ms of every form tried or nan where it failed)."""
+    """(the fastest form whose answers are the model's own, p50 in ms of every form, nan where it cannot be made)."""
     forms = []
     for name in ("eager", "traced", "traced bfloat16", "traced int8"):
         yield Progress("serve", len(forms), 4, "forms", name)
@@ -132,13 +132,14 @@ def best_form(model: Model, texts: Sequence[str], window: int = 128) -> Work[tup
                 yield Progress("serve", 4, 4, "forms", f"{form.form} agrees on {form.agreement:.1%}")
                 if form.agreement < AGREE:
                     form.why_not = f"gives the model's own answer to {form.agreement:.1%} of the texts only"
-    usable = {form.form: form for form in forms if not form.why_not}
+    made = {form.form: form for form in forms if not form.why_not or form.agreement < AGREE}
     if model.device.is_cpu and torch.get_num_threads() > 1:  # a small model loses more than it gains by sharing its work
-        alone = {name: f"{name}, 1 thread" for name in usable if name != "eager"}
-        usable |= {named: replace(usable[name], form=named, threads=1) for name, named in alone.items()}
-    spent = yield from interleaved(usable, trials, rounds=2)
-    p50 = {name: spent[name]["p50"] if name in spent else float("nan") for name in {**dict.fromkeys(f.form for f in forms), **usable}}
-    return usable[min(usable, key=lambda name: p50[name])], p50
+        alone = {name: f"{name}, 1 thread" for name in made if name != "eager"}
+        made |= {named: replace(made[name], form=named, threads=1) for name, named in alone.items()}
+    spent = yield from interleaved(made, trials, rounds=2)
+    p50 = {name: spent[name]["p50"] if name in spent else float("nan") for name in {**dict.fromkeys(f.form for f in forms), **made}}
+    usable = [name for name, form in made.items() if not form.why_not]
+    return made[min(usable, key=lambda name: p50[name])], p50
 
 
 def interleaved(served: Mapping[str, Any], texts: Sequence[str], rounds: int = 3, seed: int = 0) -> Work[dict[str, dict[str, float]]]:

@@ -17,7 +17,8 @@ class Contender(Noun):
     """One model of the comparison, in its best form.
 
     macro_f1:      on the test texts, answered one by one in that form
-    form:          how it is served; forms: p50 in ms of every form that was tried, None where it could not be made or used
+    form:          how it is served; forms: p50 in ms of every form, None where it cannot be made; one may be faster than `form` and
+                   change too many answers
     latency:       ms of one query at batch 1, p50, the model alone (for a linear model: with its n-grams);
     latency_whole: the same with tokenization; rate: queries a second at full load
     behind:        whether the data tell that the best model scores higher (paired)
