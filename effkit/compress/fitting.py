@@ -155,8 +155,9 @@ class Fitting:
         names = {name for key in snapshot.tensors if (name := key.partition("/")[2]) and not key.startswith("best/")}
         if names != set(self.parameters):
             raise BadInput("this snapshot belongs to another model", "Allowed: the model that the run was started with")
-        settings = dict(snapshot.state["settings"])
-        self.settings = Settings(**settings | {"freeze": tuple(settings["freeze"])})
+        settings: dict[str, Any] = dict(snapshot.state["settings"])
+        settings["freeze"] = tuple(settings["freeze"])
+        self.settings = Settings(**settings)
         self._epoch = -1
         self.done, self.changes = int(snapshot.state["done"]), list(snapshot.state["changes"])
         for name, parameter in self.parameters.items():

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from effkit.hardware.memory import guard
-from effkit.measure.answers import answers, macro_f1
+from effkit.measure.answers import answers
 from effkit.measure.coder import Coder, in_batches
+from effkit.measure.tasks import macro_f1
 from effkit.models.checks import weights_hash
 from effkit.models.labelled import LabelledSet
 from effkit.models.model import Model
@@ -191,7 +192,7 @@ class _Curve:
     def measure(self) -> Work[float]:
         assert self.held_out is not None
         found = yield from answers(self.model, self.held_out.texts, self.window, autocast=self.autocast)
-        return macro_f1(self.held_out.labels, found.argmax(1).numpy(), len(self.held_out.classes))
+        return macro_f1(self.held_out.labels, found.argmax(1).tolist(), len(self.held_out.classes))
 
     def judge_(self, value: float, fitting: Fitting, patience: int | None) -> bool:
         """Whether to stop here."""

@@ -22,11 +22,11 @@ from torch import Tensor
 from effkit.compress.distillation.specialist import specialist
 from effkit.compress.fitting import Settings
 from effkit.compress.pool import augmented
-from effkit.compress.teaching import finetune, fitted, weighted_targets
+from effkit.compress.teaching import finetune, fitted
 from effkit.hardware.environment import environment
 from effkit.measure.answers import Scores, answers
+from effkit.measure.baselines import Linear, distilled_linear, linear, majority
 from effkit.measure.coder import Coder
-from effkit.measure.linear import Linear
 from effkit.measure.serving import Served, ServedLinear, best_form, interleaved, throughput
 from effkit.models.classifying import classifier
 from effkit.models.labelled import LabelledSet, Split, budget, read_labelled, split
@@ -143,17 +143,13 @@ class _Trial:
         self.spent["student"] = time.perf_counter() - begun
 
     def fit_linear(self) -> Work[None]:
-        """On the labels, and on the teacher's answers. Both know the pool's words."""
+        """On the labels, and on the teacher's answers to the texts that the student read."""
         begun = time.perf_counter()
-        yield Progress("linear", 0, 2, "models", "on the labels")
-        words = [*self.labelled.texts, *self.pool[:POOL_TEXTS]]
-        self.linears["linear"] = Linear(words).fit_(self.labelled.texts, weighted_targets(self.labelled).numpy())
+        self.linears["linear"] = yield from linear.work(self.labelled)
         self.spent["linear"] = time.perf_counter() - begun
         begun = time.perf_counter()
-        yield Progress("linear", 1, 2, "models", "on the teacher's answers")
-        self.linears["distilled linear"] = Linear(self.texts).fit_(self.texts, self.taught.numpy())
+        self.linears["distilled linear"] = yield from distilled_linear.work(self.texts, self.taught.numpy(), self.labelled.classes)
         self.spent["distilled linear"] = self.spent["teacher's answers"] + time.perf_counter() - begun
-        yield Progress("linear", 2, 2, "models")
 
     def compare(self) -> Work[Claim]:
         test = self.parts.test
@@ -169,8 +165,7 @@ class _Trial:
         said: dict[str, np.ndarray] = {}
         for name, one in served.items():
             said[name] = yield from _answer_each(one, test.texts, name)
-        counts = np.bincount(self.labelled.labels if self.per_class is None else self.parts.train.labels, minlength=len(test.classes))
-        said["majority"] = np.full(len(test), int(counts.argmax()))
+        said["majority"] = np.full(len(test), majority(self.parts.train).majority)  # the balance of the domain, not of the budget
         timed = list(test.texts)[:: max(1, len(test) // TIMED)][:TIMED]
         waited = yield from interleaved(served, timed, seed=self.seed)
         rates = yield from throughput(served, list(test.texts)[:: max(1, len(test) // FULL_LOAD)][:FULL_LOAD])
@@ -193,8 +188,6 @@ class _Trial:
                 training_seconds=self.spent.get(name),
                 behind=name != best and scores.behind(said[name], said[best]),
             )
-        student, teacher = contenders["student"], contenders["teacher"]
-        assert student.latency and teacher.latency and student.latency_whole and teacher.latency_whole and student.rate and teacher.rate
         yield Progress("claim", 1, 1, "steps")
         return Claim(
             data=self.labelled_set.name,
@@ -208,10 +201,10 @@ class _Trial:
             contenders=contenders,
             retained=scores.ratio(said["student"], said["teacher"]),
             above_chance=_above_chance(scores, said),
-            latency_ratio=student.latency / teacher.latency,
-            latency_ratio_whole=student.latency_whole / teacher.latency_whole,
-            bytes_ratio=(student.bytes or 0) / (teacher.bytes or 1),
-            cost_ratio=teacher.rate / student.rate,
+            latency_ratio=waited["student"]["p50"] / waited["teacher"]["p50"],
+            latency_ratio_whole=waited["student"]["with_tokenizer"] / waited["teacher"]["with_tokenizer"],
+            bytes_ratio=served["student"].stored_bytes / served["teacher"].stored_bytes,
+            cost_ratio=rates["teacher"] / rates["student"],
             seconds=time.perf_counter() - self.begun,
             device=repr(self.models["teacher"].device),
             notes=tuple(self.notes),

@@ -187,10 +187,7 @@ class Run:
     # what can be asked
 
     def pause(self, at: int | None = None) -> None:
-        """Stop at the next yield, or (at) at the first that has done so many units, and save a snapshot there.
-
-        The state is "paused" when it has stopped; `await run.paused()` waits for that.
-        """
+        """Stop, with a snapshot, at the next yield or the first that has done `at` units; `await run.paused()` waits for it."""
         self._worker().pause(at)
 
     def resume(self) -> None:
@@ -305,6 +302,8 @@ class Run:
     @property
     def tree(self) -> family.Tree:
         """The run's family, from its first ancestor down: branches with what they changed, and what was undone. Print it."""
+        if self.done():
+            self.saved.wait()
         return family.tree(self._home)
 
     def wait(self, timeout: float | None = None) -> Any:

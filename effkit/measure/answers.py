@@ -1,4 +1,4 @@
-"""A classifier's answers to many texts, in batches of texts of like length, and macro-F1 with its interval."""
+"""A classifier's answers to many texts, in batches of texts of like length, and several models scored on the same draws of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from effkit.spec.intervals import Estimate, resample
 from effkit.spec.progress import Progress, Work
 
 from .coder import Coder, in_batches
+from .tasks import macro_f1
 
 DRAWS = 1000
 
@@ -23,24 +24,14 @@ def answers(model: Model, texts: Sequence[str], window: int = 128, batch: int = 
     coder = Coder(model, window)
     coded = [coder(text) for text in texts]
     out = torch.zeros(len(texts), int(model.config.num_labels))
-    device, done = model.device.torch, 0
+    device, done, kind = model.device.torch, 0, getattr(torch, autocast or "bfloat16")
     for rows in in_batches(coded, batch):
         ids, mask = (t.to(device) for t in coder.batch([coded[i] for i in rows]))
-        with torch.inference_mode(), guard(model.device, "answering"):
-            with torch.autocast(device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None):
-                out[rows] = model.module(input_ids=ids, attention_mask=mask).logits.float().cpu()
+        with torch.inference_mode(), guard(model.device, "answering"), torch.autocast(device.type, kind, enabled=autocast is not None):
+            out[rows] = model.module(input_ids=ids, attention_mask=mask).logits.float().cpu()
         done += len(rows)
         yield Progress("answer", done, len(texts), "texts")
     return out
-
-
-def macro_f1(labels: Sequence[int] | np.ndarray, answered: Sequence[int] | np.ndarray, classes: int) -> float:
-    """The mean F1 of the classes that occur among the labels or the answers.
-
-    >>> macro_f1([0, 0, 1], [0, 1, 1], 2) == (2 / 3 + 2 / 3) / 2
-    True
-    """
-    return float(_scores(np.ones((1, len(labels))), np.asarray(labels), np.asarray(answered), classes)[0])
 
 
 class Scores:
@@ -67,15 +58,15 @@ class Scores:
 
     def f1(self, answered: Sequence[int] | np.ndarray) -> Estimate:
         low, high = np.quantile(self.drawn(answered), [0.025, 0.975])
-        value = macro_f1(self.labels, answered, self.classes)
+        value = _f1(self.labels, answered, self.classes)
         return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)), n=self.n)
 
     def ratio(self, answered: Sequence[int] | np.ndarray, base: Sequence[int] | np.ndarray) -> Estimate:
         """Macro-F1 over that of `base`, paired; unavailable where the base has none."""
-        below = macro_f1(self.labels, base, self.classes)
+        below = _f1(self.labels, base, self.classes)
         if not below:
             return Estimate.unavailable()
-        value = macro_f1(self.labels, answered, self.classes) / below
+        value = _f1(self.labels, answered, self.classes) / below
         low, high = np.quantile(self.drawn(answered) / np.maximum(self.drawn(base), 1e-9), [0.025, 0.975])
         return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)), n=self.n)
 
@@ -85,7 +76,7 @@ class Scores:
 
 
 def _scores(weights: np.ndarray, labels: np.ndarray, answered: np.ndarray, classes: int) -> np.ndarray:
-    """Macro-F1 for each row of weights [draws, texts]."""
+    """Macro-F1 (as `tasks.macro_f1`: over the classes among the labels) for each row of weights [draws, texts]."""
     if not len(labels):
         return np.zeros(len(weights))
     eye = np.eye(classes)
@@ -93,4 +84,8 @@ def _scores(weights: np.ndarray, labels: np.ndarray, answered: np.ndarray, class
     given, meant = weights @ eye[answered], weights @ eye[labels]
     total = given + meant
     f1 = np.where(total > 0, 2 * right / np.maximum(total, 1e-12), 0.0)
-    return f1.sum(axis=1) / np.maximum((total > 0).sum(axis=1), 1)
+    return (f1 * (meant > 0)).sum(axis=1) / np.maximum((meant > 0).sum(axis=1), 1)
+
+
+def _f1(labels: np.ndarray, answered: Sequence[int] | np.ndarray, classes: int) -> float:
+    return macro_f1(labels.tolist(), np.asarray(answered).tolist(), classes)

@@ -25,8 +25,8 @@ from effkit.hardware.device import Device
 from effkit.models.model import Model
 from effkit.spec.progress import Progress, Work
 
+from .baselines import Linear
 from .coder import Coder, in_batches
-from .linear import Linear
 
 AGREE = 0.98  # share of answers that a form must have in common with the model as it is
 TRIALS = 20  # texts on which forms are compared
@@ -82,16 +82,16 @@ class ServedLinear:
 
     @property
     def stored_bytes(self) -> int:
-        return self.linear.stored_bytes
+        return self.linear.bytes
 
     def prepare(self, text: str) -> str:
         return text
 
     def answer(self, text: str) -> int:
-        return int(self.linear.logits([text]).argmax())
+        return int(self.linear.predict_proba([text]).argmax())
 
     def answer_all(self, texts: Sequence[str], batch: int) -> int:
-        return len(self.linear.logits(texts).argmax(1))
+        return len(self.linear.predict_proba(texts).argmax(1))
 
     def seconds(self, query: str) -> float:
         begun = time.perf_counter()
@@ -134,7 +134,8 @@ def best_form(model: Model, texts: Sequence[str], window: int = 128) -> Work[tup
                     form.why_not = f"gives the model's own answer to {form.agreement:.1%} of the texts only"
     usable = {form.form: form for form in forms if not form.why_not}
     if model.device.is_cpu and torch.get_num_threads() > 1:  # a small model loses more than it gains by sharing its work
-        usable |= {f"{name}, 1 thread": replace(form, form=f"{name}, 1 thread", threads=1) for name, form in usable.items() if name != "eager"}
+        alone = {name: f"{name}, 1 thread" for name in usable if name != "eager"}
+        usable |= {named: replace(usable[name], form=named, threads=1) for name, named in alone.items()}
     spent = yield from interleaved(usable, trials, rounds=2)
     p50 = {name: spent[name]["p50"] if name in spent else float("nan") for name in {**dict.fromkeys(f.form for f in forms), **usable}}
     return usable[min(usable, key=lambda name: p50[name])], p50
@@ -228,8 +229,9 @@ def _bytes(module: nn.Module) -> int:
         stored |= {id(b): b for name, b in part._buffers.items() if b is not None and name not in part._non_persistent_buffers_set}
     total = sum(t.numel() * t.element_size() for t in stored.values())
     for part in module.modules():
-        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):
-            weight, bias = part.weight(), part.bias()  # type: ignore[operator]
+        if isinstance(part, torch.ao.nn.quantized.dynamic.Linear):  # type: ignore[attr-defined]
+            packed: Any = part
+            weight, bias = packed.weight(), packed.bias()
             total += weight.numel() + 8 + (0 if bias is None else 4 * bias.numel())
     return total
 

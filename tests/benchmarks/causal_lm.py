@@ -55,16 +55,16 @@ def main() -> int:
     parser.add_argument("--hidden", type=float, default=0.0, help="weight of hidden-state transfer (default: %(default)s)")
     parser.add_argument("--top-k", type=int, help="keep only so many of the teacher's tokens (default: all)")
     parser.add_argument("--train", default="blocks", choices=["blocks", "all"], help="which weights learn (default: %(default)s)")
-    parser.add_argument("--rates", default="1e-3,3e-3", help="learning rates that each way may choose from (default: %(default)s)")
+    parser.add_argument("--rates", default="5e-4,1e-3", help="learning rates that each way may choose from (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test-windows", type=int, default=24, help="windows of the test text (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's)")
-    parser.add_argument("--quick", action="store_true", help="stories15m, one of its 6 layers, 40 steps, about a minute")
+    parser.add_argument("--quick", action="store_true", help="stories15m, one of its 6 layers, 30 steps, one learning rate: about a minute")
     arguments = parser.parse_args()
     if arguments.quick:
         if arguments.model == parser.get_default("model"):
             arguments.model = str(shared("models/stories15m", "--model FOLDER"))
-        arguments.layers, arguments.steps, arguments.test_windows = 1, 40, 16
+        arguments.layers, arguments.steps, arguments.test_windows, arguments.rates = 1, 30, 16, "1e-3"
 
     import torch
 

@@ -33,9 +33,12 @@ class RoundedForward:
 
         self._settled: dict[str, Tensor] = {}
 
-    def __call__(self, weights: dict[str, Tensor] | None = None, **inputs: object):
-        """The module's output. weights: what `weights()` gave, for several calls between which nothing is trained."""
-        return torch.func.functional_call(self.module, self.weights() if weights is None else weights, (), inputs, tie_weights=True)
+    def __call__(self, **inputs: object):
+        return self.call(self.weights(), **inputs)
+
+    def call(self, weights: dict[str, Tensor], **inputs: object):
+        """The module's output with what `weights()` gave, for several calls between which nothing is trained."""
+        return torch.func.functional_call(self.module, weights, (), inputs, tie_weights=True)
 
     def weights(self) -> dict[str, Tensor]:
         """The rounded weights by name, with gradients to the full ones. What is not trained is rounded once."""

@@ -73,7 +73,7 @@ def specialist(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = MeanBertForSequenceClassification(config)
+        module: Any = MeanBertForSequenceClassification(config)
     with torch.no_grad():
         module.bert.embeddings.word_embeddings.weight.copy_(table)
     module = module.to(teacher.device.torch).eval().requires_grad_(False)
@@ -129,7 +129,8 @@ def embedded(teacher: Model, words: Sequence[str], size: int) -> Work[Tensor]:
         ids = torch.tensor([coded[i] + [0] * (longest - len(coded[i])) for i in rows], device=teacher.device.torch)
         mask = torch.tensor([[1] * len(coded[i]) + [0] * (longest - len(coded[i])) for i in rows], device=teacher.device.torch)
         with torch.inference_mode():
-            hidden = teacher.module.bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            encoder: Any = teacher.module.bert
+            hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         out[rows] = ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu()
         done += len(rows)
         yield Progress("student", done, len(words), "tokens", "asking the teacher for each word")

@@ -142,7 +142,8 @@ class Training:
         extra = {"use_cache": False} if self.student.task == "causal-lm" else {}
         see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
         with see, self._autocast():
-            output = (self.forward or self.student.module)(**inputs, **extra, **look)
+            forward: Any = self.forward or self.student.module
+            output = forward(**inputs, **extra, **look)
             logits, theirs_inside = output.logits, None
             loss = logits.new_zeros((), dtype=torch.float32)
             if step.objective != "hard-labels":
@@ -204,14 +205,14 @@ class Training:
                 self._held.append((batch, self.teachers.say(batch, 1.0).logits if self.teachers.top_k is None else self._all(batch)))
                 yield
         with torch.no_grad(), guard(self.student.device, "rounding the student"):
-            rounded = self.forward.weights() if self.forward else None
+            rounded = self.forward.weights() if self.forward else {}
         for batch, theirs in self._held:
             inputs = batch.inputs(self.student, self.step.window)
             with torch.no_grad(), guard(self.device, "measuring the student"):
                 if self.forward is None:
                     ours = self.student.logits(inputs["input_ids"], inputs.get("attention_mask"))
                 else:
-                    ours = self.forward(rounded, **inputs).logits
+                    ours = self.forward.call(rounded, **inputs).logits
                 total += float(forward_kl(ours, theirs)) * len(batch)
             count += len(batch)
             yield

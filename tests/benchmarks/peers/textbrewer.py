@@ -163,7 +163,7 @@ class Ours:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="steps of each student (default: %(default)s)")
-    parser.add_argument("--teacher-steps", type=int, default=800)
+    parser.add_argument("--teacher-steps", type=int, default=1500, help="(default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of both (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3)

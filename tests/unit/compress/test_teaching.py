@@ -9,7 +9,8 @@ import torch
 
 from effkit.compress.fitting import steps_of_epoch
 from effkit.compress.teaching import features, finetune, probe_, weighted_targets
-from effkit.measure.answers import answers, macro_f1
+from effkit.measure.answers import answers
+from effkit.measure.tasks import macro_f1
 from effkit.models.classifying import classifier
 from effkit.models.labelled import budget, split
 from effkit.spec.errors import BadInput
@@ -27,7 +28,7 @@ def base(tiny_encoder_folder, parts):
 
 
 def f1_of(model, part):
-    return macro_f1(part.labels, finish(answers(model, part.texts)).argmax(1).numpy(), len(part.classes))
+    return macro_f1(part.labels, finish(answers(model, part.texts)).argmax(1).tolist(), len(part.classes))
 
 
 def state_of(model):

@@ -63,7 +63,8 @@ def made(**given) -> Claim:
     few = {"retained": Estimate(value=student / 0.7, low=student / 0.7 - 0.03, high=student / 0.7 + 0.03)}
     few |= {"latency_ratio": 0.08, "latency_ratio_whole": 0.09, "bytes_ratio": 0.05, "cost_ratio": 0.03} | given
     contenders = [
-        one("teacher", 0.7, 100), one("student", student, 2000, student < 0.66), one("linear", few.pop("linear", 0.6), 3000, few.pop("linear_behind", True)),
+        one("teacher", 0.7, 100), one("student", student, 2000, student < 0.66),
+        one("linear", few.pop("linear", 0.6), 3000, few.pop("linear_behind", True)),
         one("majority", 0.05, None, True),
     ]  # fmt: skip
     return Claim(

@@ -108,7 +108,7 @@ def test_a_finished_run_can_be_branched_from_later_by_another_process(pair, tmp_
 
 def test_mistakes_are_named(tmp_path):
     run = start(train, steps=50, pause=0.01, folder=tmp_path / "run")
-    with pytest.raises(BadInput, match=r"there is no checkpoint at step 17\. Checkpoints of this run: none\. run.checkpoint_now"):
+    with pytest.raises(BadInput, match=r"there is no checkpoint at step 17. Checkpoints of this run: none. run.checkpoint_now"):
         run.branch(step=17)
     with pytest.raises(BadInput, match="there is no earlier checkpoint to go back to"):
         run.undo()

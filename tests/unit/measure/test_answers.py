@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from effkit.measure.answers import Scores, answers, macro_f1
+from effkit.measure.answers import Scores, _scores, answers
 from effkit.measure.coder import Coder
 from effkit.models.classifying import classifier
 from effkit.spec.progress import finish
@@ -42,12 +42,14 @@ def test_answers_in_batches_are_those_of_each_text_alone(model):
     assert torch.allclose(finish(answers(model, TEXTS, 64, batch=4)), alone, atol=1e-5)
 
 
-def test_macro_f1_is_that_of_scikit_learn():
+def test_the_scores_are_those_of_scikit_learn_over_the_classes_among_the_labels():
     metrics = pytest.importorskip("sklearn.metrics")
     draw = np.random.default_rng(0)
     for classes in (2, 5, 30):
         labels, said = draw.integers(0, classes, 50), draw.integers(0, classes, 50)
-        assert macro_f1(labels, said, classes) == pytest.approx(metrics.f1_score(labels, said, average="macro", zero_division=0))
+        wanted = metrics.f1_score(labels, said, average="macro", zero_division=0, labels=np.unique(labels))
+        assert Scores(labels, range(50), classes).f1(said).value == pytest.approx(wanted)
+        assert _scores(np.ones((1, 50)), labels, said, classes)[0] == pytest.approx(wanted)
 
 
 def test_intervals_are_paired_and_wider_for_whole_groups():

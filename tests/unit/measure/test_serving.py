@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from effkit.measure.linear import Linear
+from effkit.measure.baselines import linear
 from effkit.measure.serving import ServedLinear, best_form, interleaved, throughput
 from effkit.models.classifying import classifier
+from effkit.models.labelled import read_labelled
 from effkit.models.model import wrap
 from effkit.spec.progress import finish
 
@@ -42,7 +43,7 @@ def test_interleaved_times_tell_six_layers_from_one_and_count_the_tokenizer(mode
     torch.manual_seed(0)
     large = wrap(type(model.module)(config), model.tokenizer, "large")
     served = {"small": finish(best_form(model, TEXTS, 64))[0], "large": finish(best_form(large, TEXTS, 64))[0]}
-    served["linear"] = ServedLinear(Linear(TEXTS).fit_(TEXTS, np.eye(3)[[0, 1, 2, 0, 1] * 8]))
+    served["linear"] = ServedLinear(linear(read_labelled(list(zip(TEXTS, "abcab" * 8, strict=True)))))
     times = finish(interleaved(served, TEXTS[:10], rounds=5))
     assert times["small"]["p50"] < times["large"]["p50"]
     assert times["small"]["p50"] <= times["small"]["p90"]
@@ -58,17 +59,3 @@ def test_int8_stores_a_quarter_of_the_linears(model):
     assert not one.why_not
     linears = sum(m.weight.numel() for m in model.module.modules() if isinstance(m, torch.nn.Linear))
     assert one.stored_bytes == pytest.approx(model.stored_bytes - 3 * linears, abs=200)
-
-
-def test_linear_learns_soft_targets_as_scikit_learn_learns_labels():
-    sklearn = pytest.importorskip("sklearn.linear_model")
-    labels = np.array([0, 1, 2, 0, 1] * 8)
-    ours = Linear(TEXTS).fit_(TEXTS, np.eye(3)[labels], iterations=500)
-    theirs = sklearn.LogisticRegression(C=30.0, max_iter=2000, tol=1e-8).fit(ours.features.transform(TEXTS), labels)
-    z = ours.logits(TEXTS)
-    p = np.exp(z - z.max(1, keepdims=True))
-    assert np.abs(p / p.sum(1, keepdims=True) - theirs.predict_proba(ours.features.transform(TEXTS))).max() < 0.01
-    soft = np.tile([0.2, 0.5, 0.3], (40, 1))
-    z = Linear(TEXTS).fit_(TEXTS, soft, iterations=500).logits(TEXTS)
-    p = np.exp(z - z.max(1, keepdims=True))
-    assert np.allclose(p / p.sum(1, keepdims=True), soft, atol=0.01)
