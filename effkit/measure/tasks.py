@@ -51,8 +51,9 @@ def classify(model: Model, texts: Sequence[str], batch: int = 32) -> Work[np.nda
         yield Progress("classify", 0, len(texts), "texts", "reading the texts")
     done = 0
     with evaluating(model.module):
-        for rows in _batches(ids, batch, padded=model.config.pad_token_id is not None):
-            logits = model.logits(*_padded([ids[i] for i in rows], model.config.pad_token_id or 0)).float()
+        pad = model.config.pad_token_id
+        for rows in _batches(ids, batch if pad is not None else 1):  # without a padding token a causal model reads one text
+            logits = model.logits(*_padded([ids[i] for i in rows], pad or 0)).float()
             if not bool(torch.isfinite(logits).all()):
                 raise BadInput(f"the logits of {model.checkpoint.source} are not finite", "Allowed: finite logits", "Train it again")
             out[rows] = logits.softmax(dim=-1).cpu().numpy()
@@ -69,17 +70,11 @@ def _tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
     return [row or [spare] for row in ids]
 
 
-def _batches(ids: list[list[int]], batch: int, padded: bool) -> Iterator[list[int]]:
-    """Rows of like length, the longest first; only of the same length where the model cannot tell padding."""
+def _batches(ids: list[list[int]], batch: int) -> Iterator[list[int]]:
+    """Rows of like length, the longest first."""
     order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-    rows: list[int] = []
-    for i in order:
-        if rows and (len(rows) == batch or (not padded and len(ids[i]) != len(ids[rows[0]]))):
-            yield rows
-            rows = []
-        rows.append(i)
-    if rows:
-        yield rows
+    for first in range(0, len(order), batch):
+        yield order[first : first + batch]
 
 
 def _padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

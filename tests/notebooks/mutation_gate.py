@@ -27,6 +27,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 MINUTES = 8  # for one mutant
+OWN = (ast.For, ast.comprehension, ast.withitem)  # they bind the names that their own statement reads
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -115,21 +116,35 @@ def mutated(text: str, mutant: Mutant) -> str:
     return text.replace(mutant.old, mutant.new)
 
 
-def names(code: str) -> tuple[set[str], set[str]]:
-    """The names that a cell reads, and those that it makes or may change: assigned, imported, or a method called on them."""
-    reads, makes = set(), set()
-    for node in ast.walk(ast.parse(code, mode="exec")):
-        if isinstance(node, ast.Name):
-            (reads if isinstance(node.ctx, ast.Load) else makes).add(node.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            makes |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            makes.add(node.name)
-        elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
-            makes |= root(node)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await):
-            makes |= root(node.value)
-    return reads, makes
+def names(code: str) -> tuple[set[str], set[str], set[str]]:
+    """The names that a cell needs from before, those that it makes anew, and those that it may change by a method or an item."""
+    needs: set[str] = set()
+    makes: set[str] = set()
+    changes: set[str] = set()
+    for statement in ast.parse(code).body:
+        made = set()
+        targets = [
+            getattr(node, "target", None) or getattr(node, "optional_vars", None) for node in ast.walk(statement) if isinstance(node, OWN)
+        ]
+        own = {node.id for target in targets if target for node in ast.walk(target) if isinstance(node, ast.Name)}
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name):
+                made |= {node.id} if isinstance(node.ctx, ast.Store) else set()
+                needs |= {node.id} - makes - own if isinstance(node.ctx, ast.Load) else set()
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                made |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                made.add(node.name)
+            elif isinstance(node, ast.AugAssign):
+                needs |= root(node.target) - makes
+            elif isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+                changes |= root(node)
+            elif isinstance(node, ast.Expr) and (
+                isinstance(node.value, ast.Await) or isinstance(getattr(node.value, "func", None), ast.Attribute)
+            ):
+                changes |= root(node.value)
+        makes |= made
+    return needs, makes, changes
 
 
 def root(node: ast.AST) -> set[str]:
@@ -149,11 +164,12 @@ def slice_of(notebook: Any, at: str) -> Any:
     if len(last) != 1:
         raise ValueError(f"{len(last)} cells hold the words {at!r}, not one: bring this mutant up to date")
     kept, wanted = [code[last[0]]], names(code[last[0]].source)[0]
+    modules = names("\n".join(line for cell in code for line in cell.source.splitlines() if line.startswith(("import ", "from "))))[1]
     for cell in reversed(code[: last[0]]):
-        reads, makes = names(cell.source)
-        if makes & wanted:
+        needs, makes, changes = names(cell.source)
+        if (makes | (changes - modules)) & wanted:  # a call in a module changes nothing
             kept.insert(0, cell)
-            wanted |= reads
+            wanted = (wanted - makes) | needs
     made.cells = kept
     return made
 

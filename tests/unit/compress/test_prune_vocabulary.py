@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.compress.distillation.pruning.vocabulary import vocabulary_map
+from effkit.compress.distillation.teachers import vocabulary_map
 from effkit.models.model import wrap
 from effkit.spec.errors import BadInput
 
@@ -141,19 +141,6 @@ def test_bytes_stay_and_config_ids_move(tiny_llama):
     assert student.tokenizer.convert_ids_to_tokens(student.config.pad_token_id) == "[PAD]"
 
 
-def test_what_cannot_be_mapped_is_refused(tiny_llama, stories15m):
-    other = ek.load(str(stories15m), device="cpu")
-    with pytest.raises(BadInput, match=r"the vocabularies differ \(teacher 32000 tokens, student 259; \d+ of the student's tokens are not"):
-        vocabulary_map(tiny_llama, other)
-
-
-def test_a_longer_table_with_the_same_tokens_is_sliced(tiny_llama):
-    longer = tiny_llama.clone()
-    longer.module.resize_token_embeddings(300)
-    assert torch.equal(vocabulary_map(longer, tiny_llama), torch.arange(259))
-    assert torch.equal(vocabulary_map(tiny_llama, longer), torch.arange(259))
-
-
 @pytest.mark.parametrize("wrong", [0, -1, True, "all", 1.5])
 def test_wrong_numbers_are_named(tiny_llama, wrong):
     with pytest.raises(BadInput, match=r"vocabulary is .*Allowed: a whole number of tokens, 'used'"):
@@ -169,3 +156,16 @@ def test_a_recipe_plans_what_it_makes(stories15m):
     assert [plan.bytes_after for plan in ek.plan(teacher, recipe, STORY)] == [plan.bytes_after for plan in made.plans]
     assert made.plans[-1].bytes_after == made.stored_bytes
     assert ek.Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_student_with_fewer_tokens_learns_from_its_teacher(stories15m):
+    """With all layers and only tokens taken away, the student starts where its teacher is: there is (almost) nothing to learn."""
+    teacher = ek.load(str(stories15m), device="cpu")
+    way = {"text": STORY * 4, "steps": 2, "window": 24, "batch": 2}
+    held = []
+    for shape in ({}, {"layers": 3}):
+        student = ek.prune(teacher, vocabulary="used", text=STORY, **shape)
+        held.append(next(ek.distill.work(teacher, student, **way)).metrics["held_out"])
+        made = ek.distill(teacher, student, **way)
+        assert made.config.vocab_size == student.config.vocab_size
+    assert held[0] < 1e-5 < held[1]

@@ -8,6 +8,7 @@ import torch
 import effkit as ek
 from effkit.compress.distillation.pruning.axes import width_axes
 from effkit.compress.distillation.pruning.width import measure
+from effkit.models.mean_bert import MeanBertConfig, MeanBertForSequenceClassification
 from effkit.models.model import wrap
 from effkit.spec.errors import BadInput
 
@@ -33,6 +34,7 @@ def made(family, tokenizer):
         "qwen2-classifier": lambda: t.Qwen2ForSequenceClassification(t.Qwen2Config(**grouped, num_labels=3)),
         "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(**vocabulary, n_embd=64, n_layer=2, n_head=4, n_inner=96, n_positions=256)),
         "bert": lambda: t.BertForSequenceClassification(t.BertConfig(**encoder)),
+        "mean-bert": lambda: MeanBertForSequenceClassification(MeanBertConfig(**encoder)),
         "roberta": lambda: t.RobertaForSequenceClassification(t.RobertaConfig(**encoder)),
         "distilbert": lambda: t.DistilBertForSequenceClassification(t.DistilBertConfig(**vocabulary, **distil)),
     }[family]()
@@ -42,7 +44,7 @@ def made(family, tokenizer):
     return wrap(module.eval().requires_grad_(False), tokenizer, f"tiny-{family}")
 
 
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "qwen2-classifier", "gpt2", "bert", "roberta", "distilbert"]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "qwen2-classifier", "gpt2", "bert", "mean-bert", "roberta", "distilbert"]
 GROUPED = FAMILIES[:5]
 
 
@@ -90,7 +92,7 @@ def test_unused_hidden_channels_go_and_logits_stay(family, tiny_llama):
     assert torch.allclose(small.logits(IDS), model.logits(IDS), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "mean-bert", "roberta", "distilbert"])
 def test_layer_norms_are_corrected(family, tiny_llama):
     """Channels that are constant zero still enter a LayerNorm's mean and spread: without correction all others would move."""
     gone = list(range(0, 64, 4))

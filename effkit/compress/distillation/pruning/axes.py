@@ -45,6 +45,8 @@ BERT = {
     "classifier.out_proj.weight": "- pooled", "classifier.out_proj.bias": "-",
 }  # fmt: skip
 
+MEAN_BERT = {**BERT, "classifier.weight": "- hidden"}  # reads the average of the residual stream
+
 DISTILBERT = {
     "word_embeddings.weight": "vocabulary hidden", "position_embeddings.weight": "- hidden",
     "LayerNorm.weight": "hidden", "LayerNorm.bias": "hidden",
@@ -74,6 +76,7 @@ GPT2 = {  # its matrices lie the other way round: inputs first
 FAMILIES: Mapping[str, Mapping[str, str]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), LLAMA),
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), BERT),
+    "effkit-mean-bert": MEAN_BERT,
     "distilbert": DISTILBERT,
     "gpt2": GPT2,
 }

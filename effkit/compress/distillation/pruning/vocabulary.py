@@ -140,29 +140,6 @@ def cut_tokenizer(tokenizer: Any, kept: torch.Tensor) -> Any:
     return new
 
 
-def vocabulary_map(student: Model, teacher: Model) -> torch.Tensor | None:
-    """Teacher's id of each of the student's tokens, [n]; None where both have the same tokens and the same number of logits.
-
-    The student's logits [..., :n] stand for the teacher's [..., ids], and text in student ids is read by the teacher as
-    `ids[student_ids]`. n is less than the student's logits only where its last rows belong to no token (padding of the
-    table). BadInput: a token of the student that the teacher does not have.
-    """
-    own, other = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
-    rows, known = student.config.vocab_size, teacher.config.vocab_size
-    if own == other and rows == known:
-        return None
-    tokens = sorted((id, token) for token, id in own.items() if id < rows)
-    foreign = [token for _, token in tokens if other.get(token, known) >= known]
-    if foreign or [id for id, _ in tokens] != list(range(len(tokens))):
-        missing = f"{len(foreign)} of the student's tokens are not the teacher's, such as {foreign[0]!r}" if foreign else "ids are left out"
-        raise BadInput(
-            f"the vocabularies differ (teacher {len(other)} tokens, student {len(own)}; {missing})",
-            "Allowed: a student whose tokens are all tokens of the teacher",
-            "Make the student with ek.prune or ek.student",
-        )
-    return torch.tensor([other[token] for _, token in tokens])
-
-
 def _tokenizer_json(tokenizer: Any) -> dict[str, Any]:
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"the tokenizer is a {type(tokenizer).__name__}", "Allowed: fast tokenizers, whose parts are in tokenizer.json")
