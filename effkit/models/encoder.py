@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 
+from .building import BUILDING
 from .folder import licence, quiet, read_tensors, read_tokenizer, weight_files
 from .mean_bert import MeanBertConfig, MeanBertForSequenceClassification
 from .wheels import data_files
@@ -79,7 +80,8 @@ def headed(config: dict[str, Any], tensors: dict[str, torch.Tensor], tokenizer: 
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         try:
-            module, info = cls.from_pretrained(None, config=made, state_dict=body, dtype=torch.float32, output_loading_info=True)
+            with BUILDING:
+                module, info = cls.from_pretrained(None, config=made, state_dict=body, dtype=torch.float32, output_loading_info=True)
         except (RuntimeError, ValueError, KeyError) as error:
             why = str(error).strip().splitlines()[0]
             raise BadInput(

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.progress import Progress, Work
 
+from .building import BUILDING
 from .gguf import read_gguf
 from .mean_bert import OWN
 from .model import Model
@@ -175,7 +176,7 @@ def built(cls: Any, config: Any, tensors: dict[str, torch.Tensor], source: str) 
             "Load the original checkpoint",
         )
     try:
-        with quiet():
+        with quiet(), BUILDING:
             module, info = cls.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True)
     except (RuntimeError, ValueError, KeyError, ImportError) as error:
         raise BadInput(

@@ -12,6 +12,7 @@ import torch
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 
+from .building import BUILDING
 from .header import read_header
 
 
@@ -29,7 +30,7 @@ def read_gguf(path: Path) -> Work[tuple[Any, Any, dict[str, Any]]]:
         with quiet(), redirect_stderr(io.StringIO()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**where, trust_remote_code=False, local_files_only=True)
         yield Progress("load", 2, 4, "steps", f"reading the weights of {path.name}")
-        with quiet(), redirect_stderr(io.StringIO()):
+        with quiet(), redirect_stderr(io.StringIO()), BUILDING:
             module: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, trust_remote_code=False, local_files_only=True, **_dequantize()
             )

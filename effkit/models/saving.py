@@ -26,6 +26,7 @@ from effkit.spec.plan import Plan
 from effkit.spec.recipe import Recipe, upgrade, validated
 from effkit.spec.record import Checkpoint
 
+from .building import BUILDING
 from .checks import owners
 from .model import Model
 from .storage import build, is_replaced
@@ -100,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def rebuilt(cls: Any, config: Any, data: dict[str, Any], tensors: dict[str, torch.Tensor], source: str) -> nn.Module:
     """The module that was saved: an empty one of its class, its replaced modules, then the stored tensors as they are."""
     config.dtype = getattr(torch, data["dtype"])
-    with init_empty_weights(include_buffers=False):
+    with BUILDING, init_empty_weights(include_buffers=False):
         module: nn.Module = cls(config)
     for name, spec in data["modules"].items():
         module.set_submodule(name, build(spec))
