@@ -89,6 +89,14 @@ def test_a_class_without_labels_has_no_probability(parts):
         linear(parts.train.take([i for i, label in enumerate(parts.train.labels) if label == 1]))
 
 
+def test_a_rare_class_weighs_as_much_as_a_common_one(parts):
+    train, test = parts.train, parts.test
+    rare = [i for i, label in enumerate(train.labels) if label == 0][:6]
+    found = linear(train.take([*rare, *(i for i, label in enumerate(train.labels) if label != 0)]))
+    right = found.predict_proba(test.texts).argmax(1)[np.array(test.labels) == 0] == 0
+    assert right.mean() > 0.8, "0.51 without weights"
+
+
 def test_bytes_are_those_of_vocabulary_and_weights(parts):
     found = linear(budget(parts.train, 8)[0])
     terms = [term for _, part in found.features.transformer_list for term in part.get_feature_names_out()]
