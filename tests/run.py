@@ -40,13 +40,13 @@ PARTS = (
     Part("lint", "ruff check", ("-m", "ruff", "check", "."), 1),
     Part("format", "ruff format", ("-m", "ruff", "format", "--check", "."), 1),
     Part("types", "pyright", ("-m", "pyright"), 4),
-    Part("unit", "unit tests", ("-m", "pytest", "tests/unit"), 12),
+    Part("unit", "unit tests", ("-m", "pytest", "tests/unit"), 20),
     Part("notebook-lint", "notebook lint", ("tests/notebooks/lint.py",), 1),
-    Part("notebooks", "notebooks (nbval)", (*NBVAL, "notebooks"), 8),
+    Part("notebooks", "notebooks (nbval)", (*NBVAL, "notebooks"), 14),
     Part("mutation", "mutation gate", ("tests/notebooks/mutation_gate.py",), 20),
     Part("npu", "simulated Ascend", ("tests/npu/run.py",), 8),
     Part("gpu", "CUDA (where there is one)", ("-m", "pytest", "tests/gpu"), 8, accelerators=True),
-    Part("browser", "browser", ("-m", "pytest", "tests/browser"), 12),
+    Part("browser", "browser", ("-m", "pytest", "tests/browser"), 20),
 )
 
 
