@@ -120,8 +120,13 @@ def test_an_encoder_is_the_same_on_kept_tokens(tmp_path):
 
 def test_unigram_is_the_same_on_kept_tokens(tmp_path):
     teacher = unigram()
+    last = len(teacher.tokenizer) - 1
+    teacher.module.generation_config.eos_token_id = [0, last]
     student = ek.prune(teacher, vocabulary="used", text=REPORTS)
     assert student.config.vocab_size < teacher.config.vocab_size
+    assert student.module.generation_config.eos_token_id == [0, student.config.vocab_size - 1]
+    assert student.tokenizer.convert_ids_to_tokens(student.config.vocab_size - 1) == teacher.tokenizer.convert_ids_to_tokens(last)
+    assert teacher.module.generation_config.eos_token_id == [0, last]
     assert strings(student, REPORTS[5]) == strings(teacher, REPORTS[5])
     back = vocabulary_map(student, teacher)
     assert back is not None

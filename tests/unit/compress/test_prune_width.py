@@ -142,6 +142,7 @@ def test_all_at_once_is_planned_saved_and_loaded(family, tiny_llama, tmp_path):
     loaded = ek.load(small.save(tmp_path / "small"))
     assert torch.equal(loaded.logits(IDS), small.logits(IDS))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
+    assert not {t.data_ptr() for t in small.module.state_dict().values()} & {t.data_ptr() for t in model.module.state_dict().values()}
     if model.task == "causal-lm":
         assert loaded.generate("hello", 6) == small.generate("hello", 6)
         tied = model.module.get_output_embeddings().weight is model.module.get_input_embeddings().weight
