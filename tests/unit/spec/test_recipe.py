@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effkit.spec.errors import BadInput
-from effkit.spec.recipe import BITS, Distill, Prune, Quantize, Recipe
+from effkit.spec.recipe import BITS, Distill, Prune, Quantize, Recipe, Student
 
 quantize = st.builds(
     Quantize,
@@ -20,12 +20,26 @@ quantize = st.builds(
     embedding_bits=st.sampled_from([None, *BITS]),
     skip=st.lists(st.text(max_size=5), max_size=2).map(tuple),
 )
-prune = st.builds(Prune, layers=st.one_of(st.integers(1, 99), st.lists(st.integers(0, 99), min_size=1, max_size=4).map(tuple)))
+size, tokens = st.none() | st.integers(1, 9999), st.none() | st.just("used") | st.integers(1, 10**6)
+prune = st.builds(
+    Prune,
+    layers=st.one_of(st.integers(1, 99), st.lists(st.integers(0, 99), min_size=1, max_size=4).map(tuple)),
+    by=st.sampled_from(["even", "importance", "random"]),
+    heads=size,
+    ffn=size,
+    hidden_size=size,
+    vocabulary=tokens,
+    text=st.none() | st.text(max_size=9),
+    seed=st.integers(0, 2**31),
+)
+student = st.builds(
+    Student, layers=size, hidden_size=size, heads=size, ffn=size, vocabulary=tokens, embeddings=st.sampled_from(["random", "project"])
+)
 positive = st.floats(1e-6, 1e3, allow_nan=False)
 distill = st.builds(
     Distill, steps=st.integers(1, 10**6), temperature=positive, learning_rate=positive, text=st.none() | st.text(max_size=9)
 )
-recipes = st.builds(Recipe, steps=st.lists(st.one_of(quantize, prune, distill), max_size=4).map(tuple), seed=st.integers(0, 2**31))
+recipes = st.builds(Recipe, steps=st.lists(st.one_of(quantize, prune, student, distill), max_size=4).map(tuple), seed=st.integers(0, 2**31))
 
 
 @given(recipes)
@@ -110,3 +124,9 @@ def test_defaults_are_written_out():
 def test_kind_and_label(steps, kind, label):
     recipe = Recipe(steps=steps)
     assert (recipe.kind(), recipe.label()) == (kind, label)
+
+
+def test_an_older_prune_still_loads():
+    recipe = Recipe.from_json('{"version": 1, "steps": [{"step": "prune", "layers": 20}, {"step": "prune", "layers": [0, 5]}]}')
+    assert recipe.steps == (Prune(layers=20), Prune(layers=(0, 5)))
+    assert recipe.label() == "20 layers + 2 layers"
