@@ -41,6 +41,7 @@ _HOME = {
     "Student": "spec.recipe",
     "attach": "lab.run",
     "claim": "lab.claim",
+    "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
@@ -79,6 +80,7 @@ __all__ = [
     "Student",
     "attach",
     "claim",
+    "compare_tokens",
     "device",
     "devices",
     "distill",
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .measure.tokenwise import compare_tokens
     from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model

@@ -20,7 +20,7 @@ PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path 
 
 SURFACE = [
     "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Frontier", "Model", "Plan", "Profile",
-    "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim", "device", "devices",
+    "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim", "compare_tokens", "device", "devices",
     "distill", "evaluate", "load", "measure", "plan", "profile", "prune", "quantize", "read_labelled", "start", "student",
 ]  # fmt: skip
 
