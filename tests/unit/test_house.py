@@ -20,8 +20,9 @@ PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path 
 
 SURFACE = [
     "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Frontier", "Model", "Plan", "Profile",
-    "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim", "compare_tokens", "device", "devices",
-    "distill", "evaluate", "load", "measure", "plan", "profile", "prune", "quantize", "read_labelled", "start", "student",
+    "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim",
+    "compare_tokens", "device", "devices", "distill", "evaluate", "load", "measure", "plan", "profile", "prune", "quantize",
+    "read_labelled", "start", "student",
 ]  # fmt: skip
 
 

@@ -133,12 +133,11 @@ class LayerMap(LiveCard):
         self._soon(lambda: self.set_trait("choice", {"bits": found.bits, "pinned": [*pinned, module], "budget": None}))
         return found
 
-    def verify(self, **choice: Any) -> Run:
-        """Quantize with the bits that the card shows and measure. Returns the quantize run at once; `await card` gives the model."""
-        refuse_unknown("LayerMap.verify", choice, ("bits",))
+    def verify(self, bits: Mapping[str, int] | None = None) -> Run:
+        """Quantize with `bits` (None: as the card shows) and measure. Returns the quantize run at once; `await card` gives the model."""
         with self._starting:
             self._free()
-            self._predicted = self._known().at(choice.get("bits", self.bits))
+            self._predicted = self._known().at(self.bits if bits is None else bits)
             self._asked_bits = dict(self._predicted.bits)
             run = start(quantize, self._model, **{**self._quantizing, "module_bits": self._asked_bits})
             self._result, self._quality = None, None
@@ -174,7 +173,7 @@ class LayerMap(LiveCard):
         if self._sensitivity is None:
             self.find()
         else:
-            self.verify(bits=values.get("choice", {}).get("bits", self.bits))
+            self.verify(values.get("choice", {}).get("bits"))
 
     def _take(self, event: dict[str, Any]) -> None:
         details = event["details"]
@@ -210,10 +209,8 @@ class LayerMap(LiveCard):
         """Show a sensitivity and the bits of the budget to begin with. BadInput where it is of another model."""
         missing = sorted({m.module for m in found.modules} - {m.module for m in self._acting})
         if missing:
-            source = short_name(found.source)
-            raise BadInput(
-                f"the sensitivity of {source} names {missing[0]!r}", "Allowed: the modules of this model", "Find it anew for this model"
-            )
+            what = f"the sensitivity of {short_name(found.source)} names {missing[0]!r}"
+            raise BadInput(what, "Allowed: the modules of this model", "Find it anew for this model")
         budget = self._budget
         if budget is None:
             near = {m.module: min(m.choices, key=lambda c: (abs(c.bits - START_BITS), c.bits)).bits for m in found.modules}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -11,7 +12,7 @@ from effkit.spec.errors import BadInput
 from effkit_widgets import TokenLens
 
 from .test_kit import needs_node, run
-from .test_live import click
+from .test_live import click, until
 
 TEXT = "the quick <b>brown</b> fox\njumps"
 
@@ -46,6 +47,7 @@ def test_another_text_from_the_page(tiny_llama, small):
         await lens
         assert "".join(row[0] for row in lens.tokens) == lens.text == "another text"
         click(lens, "start", text="a")
+        await until(lambda: lens.problem)
         assert lens.problem["what"] == "the text has 1 tokens"
         assert lens.text == "another text"
 
@@ -71,5 +73,5 @@ def test_ink_can_be_read_on_every_colour_and_more_is_further_from_the_ground():
     assert min(run(f"Array.from({{ length: 101 }}, (_, i) => ({grey})(viridis(i / 100)))", "heat")) >= 4.5
     for theme, sign in (("light", -1), ("dark", 1)):
         bright = run(f"Array.from({{ length: 20 }}, (_, i) => luminance(heat(i / 19, '{theme}')))", "heat")
-        assert all((b - a) * sign > 0 for a, b in zip(bright, bright[1:], strict=False))
+        assert all((b - a) * sign > 0 for a, b in itertools.pairwise(bright))
     assert run("[logShare(1, 1, 100), logShare(10, 1, 100), logShare(100, 1, 100), logShare(0, 1, 100)]", "heat") == [0, 0.5, 1, 0]
