@@ -79,7 +79,7 @@ class TunableEmbedding(nn.Module):
             q = (g.integers[flat].round().clamp(0, 2**g.bits - 1) if g.learned else g.integers[flat].float()).reshape(
                 len(flat), -1, g.group
             )
-            zero = g.zero if isinstance(g.zero, float) else g.zero[flat]
+            zero = g.zero[flat] if isinstance(g.zero, Tensor) else g.zero
             rows = q - zero
         return (rows * g.scale()[flat].unsqueeze(-1)).reshape(*ids.shape, -1)
 
