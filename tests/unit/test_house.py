@@ -22,7 +22,7 @@ SURFACE = [
     "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Frontier", "Model", "Plan", "Profile",
     "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim",
     "compare_tokens", "device", "devices", "distill", "evaluate", "load", "measure", "plan", "profile", "prune", "quantize",
-    "read_labelled", "start", "student",
+    "read_labelled", "sensitivity", "start", "student",
 ]  # fmt: skip
 
 

@@ -91,6 +91,7 @@ export default {
     const told = () => ({ bits: Object.fromEntries(modules.map((m, i) => [m.name, now.bits[i]])), pinned: Object.keys(pins).map((i) => modules[i].name), budget });
     function send() {
       if (sendTimer) return;
+      if (!ui.live()) run.update(); // a page without a kernel says that it is recorded
       sendTimer = setTimeout(() => { sendTimer = 0; model.set("choice", told()); model.save_changes(); }, 100);
     }
     function adopt() {
