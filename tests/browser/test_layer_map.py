@@ -19,8 +19,9 @@ MAP = [
 LENS = [
     LOAD,
     "small = ek.quantize(base, bits=3)\n"
-    "lens = widgets.TokenLens(base, small, 'Once upon a time there was a <b>little</b> dog who liked to run.\\nHe saw a big red ball in the park,"
-    ' but the ball was on top of a high wall and he could not reach it. "Help me," he said to the bird.\')\nlens',
+    "text = 'Once upon a time there was a <b>little</b> dog who liked to run.\\nHe saw a big red ball in the park, '\\\n"
+    "    'but the ball was on top of a high wall and he could not reach it. \"Help me,\" he said to the bird.'\n"
+    "lens = widgets.TokenLens(base, small, text)\nlens",
 ]
 
 
@@ -155,7 +156,7 @@ def test_the_lens_shows_both_models_choices_and_its_table(open_notebook):
     assert state(card) == "done"
     tokens = card.locator("[data-token]")
     text = notebook.value("lens.text")
-    assert "".join(card.locator(".ek-token").all_text_contents()).replace("⏎", "").strip() == text
+    assert card.locator(".ek-lens").text_content().replace("⏎", "").strip() == text
     assert card.locator(".ek-token b").count() == 0, "text became markup"
     tokens.first.click()
     assert "nothing predicts it" in card.locator(".ek-token-panel").inner_text()

@@ -4,7 +4,7 @@ Object.assign(STRINGS, {
   mapHint: { en: "Drag the budget: the widths that lose least are found at once. Or choose a module, a row or a column and give it bits: digits 2 to 8, 1 for as it is, plus and minus." },
   mapUnknown: { en: "Find out first how much each module matters: one backward pass over a text." }, find: { en: "Find sensitivities" }, verify: { en: "Verify" },
   budget: { en: "Budget" }, budgetField: { en: "Budget of the whole model, MB" }, budgetValue: { en: "{bytes}, {share} of the base" }, least: { en: "Modules set by hand need at least {bytes}." },
-  whole: { en: "Whole model" }, wholeValue: { en: "{share} of the base, {bits} bits a weight on average" }, predicted: { en: "Predicted KL" }, measured: { en: "Measured KL" }, nats: { en: "nats" },
+  whole: { en: "Whole model" }, wholeValue: { en: "{share} of the base, {bits} bits a weight on average" }, predicted: { en: "Predicted KL" }, measured: { en: "Measured KL" }, nats: { en: "nats" }, aToken: { en: "a token" },
   notMeasured: { en: "not measured with these bits; Verify does" }, predictionIs: { en: "the prediction is {v}% too {way}" }, tooLow: { en: "low" }, tooHigh: { en: "high" }, predictionFits: { en: "the prediction lies inside the interval" },
   predictGloss: { en: "The sum of what each module's rounding adds by itself, as if their errors were small and independent" },
   curveTitle: { en: "Predicted KL for every budget" }, curveLabel: { en: "Predicted KL against bytes; the ring is the present choice" }, bestMix: { en: "best mix of widths" }, uniform: { en: "one width for all" }, present: { en: "present choice" }, measuredPoint: { en: "measured" }, uniformBits: { en: "{n} bits for all" },
@@ -18,6 +18,7 @@ Object.assign(STRINGS, {
 });
 const KEPT = 16, STEPS = 1000; // 16 bits: the module as it is; the slider's steps, even on a logarithmic scale
 const KEYS = { 1: KEPT, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 8: 8 };
+const TALL = 14; // layers
 const VIEWS = ["bits", "error", "sensitivity"];
 const bitsText = (bits) => (bits === KEPT ? say("asIs") : String(bits));
 const sharePercent = (share) => `${three(100 * share)}%`;
@@ -26,9 +27,9 @@ export default {
   render: guarded(({ model, el, signal }) => {
     const config = model.get("config");
     const ui = card(el, model, signal, { widget: "LayerMap", title: say("mapTitle", config), hint: say("mapHint") });
-    const budgetPanel = h("div", { class: "ek-panel" }), mapPanel = h("div", { class: "ek-panel" });
+    const budgetPanel = h("div", { class: "ek-panel ek-map-budget" }), mapPanel = h("div", { class: "ek-panel ek-map-cells" }), curvePanel = h("div", { class: "ek-panel ek-map-curve" });
     const detail = h("div", { class: "ek-module" }), spoken = h("span", { class: "ek-hush", role: "status", "aria-live": "polite" });
-    ui.picture.append(h("div", { class: "ek-map" }, budgetPanel, mapPanel), spoken);
+    ui.picture.append(h("div", { class: "ek-map" }, budgetPanel, mapPanel, curvePanel), spoken);
     let modules = [], solver = null, now = null, pins = {}, budget = null, view = "bits", grid = null, curve = null, sendTimer = 0, names = new Map(), reference = 4, widths = [];
 
     const store = curveStore(ui, () => { paint(); drawDetail(); twin.update(); ui.root.dataset.points = store.count(); });
@@ -39,7 +40,9 @@ export default {
     const megabytes = h("input", { type: "number", name: "budget_mb", min: 0, step: "any" });
     const facts = h("dl", { class: "ek-facts" }), curveHost = h("div", {}), ledgerHost = h("div", {});
     const factOf = Object.fromEntries(["whole", "predicted", "measured"].map((key) => { const dd = h("dd", { "data-fact": key }); facts.append(h("dt", { title: key === "predicted" ? say("predictGloss") : null }, say(key)), dd); return [key, dd]; }));
-    budgetPanel.append(h("h4", {}, say("budget")), h("div", { class: "ek-range-row" }, slider, field(say("budgetField"), megabytes)), facts, detail, h("h4", { class: "ek-curve-title" }, say("curveTitle")), curveHost, ledgerHost);
+    budgetPanel.append(h("h4", {}, say("budget")), h("div", { class: "ek-range-row" }, slider, field(say("budgetField"), megabytes)), facts);
+    const curveTitle = h("h4", {}, say("curveTitle"));
+    curvePanel.append(curveTitle, curveHost, ledgerHost);
     const bytesAt = (step) => solver.smallest * (solver.largest / solver.smallest) ** (step / STEPS);
     const stepAt = (bytes) => (STEPS * Math.log(bytes / solver.smallest)) / Math.log(solver.largest / solver.smallest);
     slider.addEventListener("input", () => solve(Number(slider.value) >= STEPS ? solver.largest : bytesAt(Number(slider.value)), true));
@@ -110,8 +113,8 @@ export default {
       slider.setAttribute("aria-valuetext", say("budgetValue", { bytes: bytesText(now.bytes), share: sharePercent(share) }));
       if (document.activeElement !== megabytes) megabytes.value = three(now.bytes / 1e6);
       const quantized = modules.reduce((n, m) => n + m.weights, 0), stored = now.chosen.reduce((n, c) => n + c[BYTES], 0);
-      factOf.whole.replaceChildren(h("strong", {}, bytesText(now.bytes)), " ", say("wholeValue", { share: sharePercent(share), bits: three((8 * stored) / quantized) }), note ? ` ${note}` : "");
-      factOf.predicted.replaceChildren(h("strong", {}, `${three(now.kl)} ${say("nats")}`));
+      factOf.whole.replaceChildren(h("strong", {}, bytesText(now.bytes)), " ", h("span", { class: "ek-quiet" }, say("wholeValue", { share: sharePercent(share), bits: three((8 * stored) / quantized) })), note ? ` ${note}` : "");
+      factOf.predicted.replaceChildren(h("strong", {}, `${three(now.kl)} ${say("nats")}`), " ", h("span", { class: "ek-quiet" }, say("aToken")));
       drawMeasured(); paint(); drawDetail(); curve?.soon(); bars.soon(); twin.update();
     }
     const verifiedNow = () => model.get("verified").find((row) => modules.every((m, i) => row.bits[m.name] === now.bits[i]));
@@ -120,7 +123,7 @@ export default {
       if (!found) return factOf.measured.replaceChildren(h("span", { class: "ek-quiet" }, say("notMeasured")));
       const [value, low, high] = found.kl, off = 100 * (found.predicted / value - 1);
       const words = low !== null && low <= found.predicted && found.predicted <= high ? say("predictionFits") : say("predictionIs", { v: three(Math.abs(off)), way: say(off < 0 ? "tooLow" : "tooHigh") });
-      factOf.measured.replaceChildren(h("strong", {}, intervalText(found.kl, say("nats"))), ` ${words}`);
+      factOf.measured.replaceChildren(h("strong", {}, intervalText(found.kl, say("nats"))), " ", h("span", { class: "ek-quiet" }, words));
     }
     const views = h("fieldset", { class: "ek-views" }, h("legend", { class: "ek-hush" }, say("viewOf")), VIEWS.map((name) => { const input = h("input", { type: "radio", name: `view-${ui.title.id}`, value: name, onchange: () => { view = name; paint(); } }); return h("label", {}, input, say(`view_${name}`)); }));
     const setView = (name) => { view = name; views.querySelector(`[value="${name}"]`).checked = true; paint(); };
@@ -139,7 +142,7 @@ export default {
         if (view === "bits" && now) { text = bitsText(now.bits[i]); colour = bitColour(now.bits[i]); if (m.layer !== null && now.bits[i] === KEPT) text = String(KEPT); }
         if (view === "error" && error !== undefined) { text = two(100 * error); colour = heat(logShare(error, low, high), theme); }
         if (view === "sensitivity" && m.choices.length) { const kl = scale * klAt(m, reference); text = two(1000 * kl); colour = heat(logShare(kl, low, high), theme); }
-        if (m.layer === null && text) text += `  ${m.name}${m.tied ? ` (${say("tiedHead")})` : ""}`;
+        if (m.layer === null && text) text += ` · ${m.name}${m.tied ? ` (${say("tiedHead")})` : ""}`;
         const words = say("spokenCell", { name: m.name, bits: now ? bitsText(now.bits[i]) : say("unavailable"), pinned: i in pins ? say("byHand") : "", kl: choice ? three(scale * choice[KL]) : say("unavailable"), error: error === undefined ? say("unavailable") : `${three(100 * error)}%` });
         return { text, colour, pinned: i in pins, spoken: words };
       });
@@ -227,7 +230,9 @@ export default {
       gridHost.replaceChildren(); curveHost.replaceChildren();
       grid = layerGrid(gridHost, { modules, onchoose: drawDetail, onkey });
       for (const node of [slider, megabytes]) node.disabled = !known;
-      for (const node of [facts, curveHost, ledgerHost, budgetPanel.querySelector(".ek-curve-title")]) node.hidden = !known;
+      for (const node of [facts, curveHost, ledgerHost, curveTitle]) node.hidden = !known;
+      // beside a tall map there is room for the chosen module; under a low one it stands below the map
+      if (new Set(modules.map((m) => m.layer)).size > TALL) curvePanel.prepend(detail); else mapPanel.append(detail);
       curve = known ? makeCurve() : null;
       now = null;
       if (known) adopt();

@@ -15,6 +15,8 @@ const klStep = (kl) => KL_STEPS.filter((edge) => kl >= edge).length;
 const stepColour = (step, theme) => (step === 0 ? null : heat((step - 0.5) / KL_STEPS.length, theme));
 // a token as it can be seen: its space before it and its line breaks have a sign
 const visible = (text) => text.replace(/^ /, "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
+// in the running text: no space before a word, a sign before a line break, and a sign for what would be invisible
+const shownText = (text) => (/\S/.test(text) ? text.replace(/^ +/, "").replaceAll("\n", "⏎\n") : text.replaceAll(" ", "␣").replaceAll("\n", "⏎\n").replaceAll("\t", "⇥") || "∅");
 const quoted = (text) => `“${visible(text)}”`;
 const percentText = (p) => (p >= 0.9995 ? "100%" : p < 0.001 ? "< 0.1%" : `${three(100 * p)}%`);
 const likeliest = (row, column) => row[5].reduce((best, c) => (c[column] > best[column] ? c : best), row[5][0]);
@@ -44,8 +46,9 @@ export default {
       const list = rows();
       text.dataset.points = list.length;
       if (!list.length) { nodes = []; text.replaceChildren(say("lensWaiting")); panel.replaceChildren(); setText(verdict, ""); return; }
-      nodes = list.map((row, i) => h("span", { class: "ek-token", role: "option", id: `${ui.title.id}-${i}`, tabindex: -1, "data-token": i, "data-kl": row[1] ?? "", "data-agree": row[4] === null ? null : String(row[4]), "data-first": i ? null : "true", "aria-label": spoken(row), "aria-selected": "false" }, row[0].replaceAll("\n", "⏎\n")));
-      text.replaceChildren(...nodes);
+      nodes = list.map((row, i) => h("span", { class: "ek-token", role: "option", id: `${ui.title.id}-${i}`, tabindex: -1, "data-token": i, "data-kl": row[1] ?? "", "data-agree": row[4] === null ? null : String(row[4]), "data-first": i ? null : "true", "aria-label": spoken(row), "aria-selected": "false" }, shownText(row[0])));
+      // the space before a token stands outside of it: a line then ends where a word does
+      text.replaceChildren(...nodes.flatMap((node, i) => { const free = /^ +(?=\S)/.exec(list[i][0])?.[0]; return free ? [free, node] : [node]; }));
       colour();
       const scored = list.filter((row) => row[1] !== null), mean = scored.reduce((n, row) => n + row[1], 0) / scored.length;
       const same = scored.filter((row) => row[4]).length / scored.length, worst = scored.reduce((a, b) => (b[1] > a[1] ? b : a));
@@ -94,7 +97,7 @@ export default {
       return best?.i ?? at;
     }
     const tokenOf = (e) => { const node = e.target.closest?.("[data-token]"); return node ? Number(node.dataset.token) : null; };
-    text.addEventListener("pointerover", (e) => { const i = tokenOf(e); if (i !== null && !text.contains(document.activeElement)) choose(i, false); });
+    text.addEventListener("pointermove", (e) => { const i = tokenOf(e); if (i !== null && i !== at) choose(i, false); });
     text.addEventListener("click", (e) => { const i = tokenOf(e); if (i !== null) choose(i, true); });
     text.addEventListener("focusin", (e) => { const i = tokenOf(e); if (i !== null && i !== at) choose(i, false); });
     text.addEventListener("keydown", (e) => {
