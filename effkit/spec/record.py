@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from .intervals import Estimate, Noun
 from .plan import Plan
-from .recipe import Recipe, upgrade, validated
+from .recipe import Recipe, from_json, upgrade
 
 VERSION = 1
 
@@ -171,15 +171,7 @@ class Record(Noun):
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        import json
-
-        from .errors import BadInput
-
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"this is not a record ({error})", "Allowed: the JSON that Record.to_json() writes") from None
-        return validated(cls, data, "the record")
+        return from_json(cls, text, "record")
 
     def figure(self, name: str) -> Estimate:
         """A measured quantity by name, one of FIGURES: what charts put on an axis and budgets are set on."""
