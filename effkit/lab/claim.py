@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effkit.compress.distillation.specialist import specialist
+from effkit.compress.distillation.specialist import refuse_teacher, specialist
 from effkit.compress.fitting import Settings
 from effkit.compress.pool import augmented
 from effkit.compress.teaching import finetune, fitted
@@ -113,8 +113,10 @@ class _Trial:
         begun = time.perf_counter()
         if isinstance(teacher, Model):
             model = teacher
+            refuse_teacher(model)
         else:
             base = yield from classifier.work(teacher, self.labelled.classes, seed=self.seed)
+            refuse_teacher(base)  # before it is trained
             tokens = 32 * max(1, _mean_length(base, self.labelled.texts, self.window))
             steps = max(40, round(TEACHER_TOKENS / tokens))
             model = yield from finetune.work(base, self.labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed)
