@@ -2,8 +2,10 @@
 
 Each run (so many labels a class, one seed) is kept as it ends in data/measured/claim-NAME.json, from which the notebooks 06 and
 07 read it; a run of the same labels and seed replaces the one kept. At the end the lines of tests/benchmarks/claim.py are printed
-for all that is kept, one for each number of labels (--seeds 0 runs nothing and only prints them). Take --busy where other work ran on the machine: waiting times
-then are longer than they need be, and only their ratios, measured interleaved, say something.
+for all that is kept, one for each number of labels (--seeds 0 runs nothing and only prints them).
+
+Take --busy where other work ran on the machine: waiting times then are longer than they need be, and only their ratios, measured
+interleaved, say something.
 """
 
 from __future__ import annotations
