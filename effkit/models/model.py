@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from effkit.spec.record import Checkpoint
 from .checks import weights_hash
 from .ledger import Ledger, ledger_of
 from .storage import is_replaced
+
+if TYPE_CHECKING:
+    from .execution.table import Execution
 
 NO_LIMIT = 1 << 30
 # What a checkpoint's generation_config.json may ask for otherwise (transformers fills in whatever is not given): the
@@ -86,6 +89,12 @@ class Model:
     def ledger(self) -> Ledger:
         """Where every stored byte goes."""
         return ledger_of(self.module)
+
+    def execution(self) -> Execution:
+        """What each linear layer runs on when a few tokens are read (decoding), and why."""
+        from .execution.table import execution_of
+
+        return execution_of(self.module, self.dtype)
 
     def logits(self, ids: torch.Tensor | Sequence[Sequence[int]], attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Token ids [batch, time] -> logits [batch, time, vocabulary], or [batch, classes] for a classifier."""
