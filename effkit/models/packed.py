@@ -212,21 +212,21 @@ class PackedLinear(_Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.engine is None and not torch.is_grad_enabled():
-            choice = self.choice(x.dtype)
-            if choice.engine is not None and x.numel() <= choice.engine.most_rows * self.in_features:
-                return choice.engine.multiply(x, self.packed, self.prepared(choice, x.dtype).tensors, self.bias)
+            ready = self._prepared.get(x.dtype) or self.prepare(x.dtype)
+            if ready.engine is not None and x.numel() <= ready.engine.most_rows * self.in_features:
+                if ready.stamp and not torch.compiler.is_compiling() and ready.stamp != stamp_of(self.packed):
+                    ready = self.prepare(x.dtype)
+                return ready.engine.multiply(x, self.packed, ready.tensors, self.bias)
         return self._dequantized_product(x)
 
     def choice(self, dtype: torch.dtype) -> Choice:
         """The engine for inputs of this dtype, and why."""
         return choose(Work.of(self.packed, dtype))
 
-    def prepared(self, choice: Choice, dtype: torch.dtype) -> Prepared:
-        """What the engine derived from the stored weight: made once, and again when what is stored has changed."""
-        found = self._prepared.get(dtype)
-        if found is None or (found.stamp and not torch.compiler.is_compiling() and found.stamp != stamp_of(self.packed)):
-            found = self._prepared[dtype] = prepared(choice, self.packed, dtype)
-        return found
+    def prepare(self, dtype: torch.dtype) -> Prepared:
+        """Let the engine derive what it needs from the stored weight: done at the first input, and after a change of it."""
+        ready = self._prepared[dtype] = prepared(self.choice(dtype), self.packed, dtype)
+        return ready
 
     def _dequantized_product(self, x: torch.Tensor) -> torch.Tensor:
         rows = max(1, SLICE // self.in_features)

@@ -99,6 +99,24 @@ class Memory(Noun):
     how: str = "unavailable"
 
 
+class Decoding(Noun):
+    """How output tokens were made.
+
+    cache:           keys and values kept as "dynamic" (grows), "static" (of fixed size), "int8" or "int4" (rounded)
+    cache_bytes:     of the whole batch after the last token; None where nothing was kept
+    compiled:        whether the forward pass of a token was compiled; compile_seconds are never part of a figure
+    engines:         how many linear layers run on which engine
+    note:            what was asked for and could not be done, and why
+    """
+
+    cache: str = "dynamic"
+    cache_bytes: int | None = None
+    compiled: bool = False
+    compile_seconds: float | None = None
+    engines: dict[str, int] = Field(default_factory=dict)
+    note: str = ""
+
+
 class Profile(Noun):
     """How fast it runs, on which device. Percentiles are keyed "p50", "p90", "p99".
 
@@ -126,6 +144,7 @@ class Profile(Noun):
     memory: Memory = Memory()
     timing: str = "wall clock after synchronising"
     threads: int | None = None
+    decoding: Decoding | None = None
 
 
 class Cost(Noun):

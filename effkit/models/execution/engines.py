@@ -48,8 +48,9 @@ class Work:
 
 @dataclass(eq=False)
 class Prepared:
-    """What an engine derived from one packed weight. `stamp`: the stored tensors it was derived from, as they were."""
+    """An engine (None: dequantize) with what it derived from one packed weight. `stamp`: the stored tensors as they were."""
 
+    engine: Engine | None
     tensors: tuple[torch.Tensor, ...] = ()
     stamp: tuple[object, ...] = ()
 
@@ -123,9 +124,11 @@ def choose(work: Work) -> Choice:
 
 def prepared(choice: Choice, packed: PackedWeight, dtype: torch.dtype) -> Prepared:
     """Let the chosen engine derive what it needs, outside autograd."""
-    assert choice.engine is not None
+    engine = choice.engine
+    if engine is None:
+        return Prepared(None)
     with torch.no_grad():
-        return Prepared(choice.engine.prepare(packed, dtype), stamp_of(packed) if choice.engine.derives else ())
+        return Prepared(engine, engine.prepare(packed, dtype), stamp_of(packed) if engine.derives else ())
 
 
 def stamp_of(packed: PackedWeight) -> tuple[object, ...]:

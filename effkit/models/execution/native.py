@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def operator() -> object:
 
 
 @functools.cache
-def _loaded(wanted: str) -> tuple[ctypes._CFuncPtr | None, str | None]:
+def _loaded(wanted: str) -> tuple[Callable[..., None] | None, str | None]:
     """(the function, None) or (None, the reason)."""
     if wanted == "0":
         return None, "effkit's own kernel is switched off (EFFKIT_NATIVE=0)"

@@ -39,74 +39,128 @@ inline Floats widen(const uint8_t* from) {
 }
 
 inline float sum(Floats v) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += v[i];
-  return total;
+  float part[LANES];
+  std::memcpy(part, &v, sizeof v);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) part[i] += part[i + half];
+  return part[0];
 }
 
-inline float from_bfloat16(uint16_t bits) {
-  const uint32_t word = uint32_t(bits) << 16;
-  float value;
-  std::memcpy(&value, &word, 4);
-  return value;
+// LANES 16-bit floats as floats.
+inline Floats widen_bfloat16(const uint16_t* from) {
+  Floats v;
+  uint32_t words[LANES];
+  for (int i = 0; i < LANES; i++) words[i] = uint32_t(from[i]) << 16;
+  std::memcpy(&v, words, sizeof v);
+  return v;
 }
 
-inline float from_float16(uint16_t bits) {
-  _Float16 value;
-  std::memcpy(&value, &bits, 2);
-  return float(value);
+inline Floats widen_float16(const uint16_t* from) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif defined(__AVX2__) && defined(__F16C__)
+  return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+  Floats v;
+  _Float16 values[LANES];
+  std::memcpy(values, from, sizeof values);
+  for (int i = 0; i < LANES; i++) v[i] = float(values[i]);
+  return v;
+#endif
 }
 
-// A plane of `width` bits: byte j holds integers j, j + length, j + 2 length, ... from its low bits up.
-template <int width, bool first>
-inline void plane(const uint8_t* __restrict in, uint8_t* __restrict out, long length, int shift) {
-  for (int part = 0; part < 8 / width; part++) {
-    uint8_t* __restrict to = out + part * length;
-    for (long j = 0; j < length; j++) {
-      const uint8_t value = uint8_t(((in[j] >> (part * width)) & ((1 << width) - 1)) << shift);
-      to[j] = first ? value : uint8_t(to[j] | value);
+// All buffers below are PAD elements longer than what they hold, so that loops may run to whole words and vectors.
+constexpr int PAD = 64;
+
+// A plane of `width` bits: byte j holds integers j, j + length, j + 2 length, ... from its low bits up (little-endian words). A part may write
+// up to 7 bytes too many: they lie where the next part writes afterwards, or in the padding.
+template <int width>
+inline void plane(const uint8_t* __restrict in, uint8_t* __restrict out, long length) {
+  constexpr uint64_t mask = 0x0101010101010101ull * ((1 << width) - 1);
+  const long whole = length / 8 * 8;
+  uint64_t last = 0;
+  for (long j = whole; j < length; j++) last |= uint64_t(in[j]) << (8 * (j - whole));
+  for (int part = 0; part < 8 / width; part++, out += length) {
+    for (long j = 0; j < whole; j += 8) {
+      uint64_t word;
+      std::memcpy(&word, in + j, 8);
+      word = (word >> (part * width)) & mask;
+      std::memcpy(out + j, &word, 8);
     }
+    const uint64_t word = (last >> (part * width)) & mask;
+    std::memcpy(out + whole, &word, 8);
   }
 }
 
-// `count` integers of 2 to 7 bits; `out` has room for 7 more than that.
-void unpack(const uint8_t* in, uint8_t* out, long count, int bits) {
+inline void add_plane(uint8_t* __restrict out, const uint8_t* __restrict upper, long count, int shift) {
+  for (long j = 0; j < count; j += 8) {  // no bit leaves its byte: upper has at most 8 - shift bits
+    uint64_t low, high;
+    std::memcpy(&low, out + j, 8);
+    std::memcpy(&high, upper + j, 8);
+    low |= high << shift;
+    std::memcpy(out + j, &low, 8);
+  }
+}
+
+// `count` integers of 2 to 7 bits; `scratch` is as long as `out`.
+void unpack(const uint8_t* in, uint8_t* out, uint8_t* scratch, long count, int bits) {
   const long four = (count * 4 + 7) / 8, two = (count * 2 + 7) / 8, one = (count + 7) / 8;
   int done = 0;
   if (bits & 4) {
-    plane<4, true>(in, out, four, 0);
+    plane<4>(in, out, four);
     in += four;
     done = 4;
   }
   if (bits & 2) {
-    if (done) plane<2, false>(in, out, two, done);
-    else plane<2, true>(in, out, two, 0);
+    plane<2>(in, done ? scratch : out, two);
     in += two;
+    if (done) add_plane(out, scratch, count, done);
     done += 2;
   }
-  if (bits & 1) plane<1, false>(in, out, one, done);
+  if (bits & 1) {
+    plane<1>(in, scratch, one);
+    add_plane(out, scratch, count, done);
+  }
 }
 
-// sum over the groups of scale * sum((q - zero) * x)
-float one_row(const uint8_t* q, const float* scales, const float* zeros, const float* x, long groups, long group) {
-  Floats even = {}, odd = {};
+// sum over the groups of scale * sum((q - zero) * x), for any group; the usual ones have a shorter way below
+float one_row_any(const uint8_t* q, const float* scales, const float* zeros, const float* x, long groups, long group) {
+  Floats total = {};
   float rest = 0;
   for (long g = 0; g < groups; g++, q += group, x += group) {
-    const float zero = zeros[g], scale = scales[g];
-    Floats a = {}, b = {};
-    long j = 0;
-    for (; j + 2 * LANES <= group; j += 2 * LANES) {
-      a += (widen(q + j) - zero) * load(x + j);
-      b += (widen(q + j + LANES) - zero) * load(x + j + LANES);
-    }
-    for (; j + LANES <= group; j += LANES) a += (widen(q + j) - zero) * load(x + j);
-    even += a * scale;
-    odd += b * scale;
+    Floats part = {};
     float tail = 0;
-    for (; j < group; j++) tail += (float(q[j]) - zero) * x[j];
-    rest += tail * scale;
+    long j = 0;
+    for (; j + LANES <= group; j += LANES) part += (widen(q + j) - zeros[g]) * load(x + j);
+    for (; j < group; j++) tail += (float(q[j]) - zeros[g]) * x[j];
+    total += part * scales[g];
+    rest += tail * scales[g];
   }
-  return sum(even + odd) + rest;
+  return sum(total) + rest;
+}
+
+template <int group>
+float one_row_of(const uint8_t* q, const float* scales, const float* zeros, const float* x, long groups) {
+  Floats even = {}, odd = {};
+  for (long g = 0; g < groups; g++, q += group, x += group) {
+    Floats a = {}, b = {};
+    for (int j = 0; j < group; j += 2 * LANES) {
+      a += (widen(q + j) - zeros[g]) * load(x + j);
+      b += (widen(q + j + LANES) - zeros[g]) * load(x + j + LANES);
+    }
+    even += a * scales[g];
+    odd += b * scales[g];
+  }
+  return sum(even + odd);
+}
+
+float one_row(const uint8_t* q, const float* scales, const float* zeros, const float* x, long groups, long group) {
+  switch (group) {
+    case 32: return one_row_of<32>(q, scales, zeros, x, groups);
+    case 64: return one_row_of<64>(q, scales, zeros, x, groups);
+    case 128: return one_row_of<128>(q, scales, zeros, x, groups);
+    default: return one_row_any(q, scales, zeros, x, groups, group);
+  }
 }
 
 void expand(const uint8_t* q, const float* scales, const float* zeros, float* out, long groups, long group) {
@@ -145,27 +199,40 @@ extern "C" void effkit_packed_linear(const float* x, long m, const uint8_t* inte
   const long groups = columns / group;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<uint8_t> unpacked(columns + 8), unpacked_zeros(groups + 8);
-    std::vector<float> scale(groups), zero(groups, float(1 << (bits - 1))), weights(m > 1 ? columns : 0);
+    thread_local std::vector<uint8_t> unpacked, scratch;  // kept from call to call
+    thread_local std::vector<uint16_t> halves;
+    thread_local std::vector<float> scale, zero, weights;
+    unpacked.resize(columns + PAD);
+    scratch.resize(columns + PAD);
+    halves.resize(groups + PAD);
+    scale.resize(groups + PAD);
+    zero.assign(groups + PAD, float(1 << (bits - 1)));
+    weights.resize(m > 1 ? columns : 0);
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) {
-      const uint8_t *q = integers + r * row_bytes, *z = zeros + r * zero_bytes;
-      if (bits != 8) {
-        unpack(q, unpacked.data(), columns, bits);
-        q = unpacked.data();
+      const uint16_t* s = scales + r * groups;
+      if (rows - r <= LANES) {  // near the end of the tensor a whole vector may reach beyond it
+        std::memcpy(halves.data(), s, 2 * groups);
+        s = halves.data();
+      }
+      for (long g = 0; g < groups; g += LANES) {
+        const Floats v = bfloat16 ? widen_bfloat16(s + g) : widen_float16(s + g);
+        std::memcpy(scale.data() + g, &v, sizeof v);
       }
       if (zeros) {
-        if (bits != 8) {
-          unpack(z, unpacked_zeros.data(), groups, bits);
-          z = unpacked_zeros.data();
+        const uint8_t* z = zeros + r * zero_bytes;
+        if (bits != 8) unpack(z, unpacked.data(), scratch.data(), groups, bits);
+        else std::memcpy(unpacked.data(), z, groups);
+        for (long g = 0; g < groups; g += LANES) {
+          const Floats v = widen(unpacked.data() + g);
+          std::memcpy(zero.data() + g, &v, sizeof v);
         }
-        for (long g = 0; g < groups; g++) zero[g] = float(z[g]);
       }
-      const uint16_t* s = scales + r * groups;
-      if (bfloat16)
-        for (long g = 0; g < groups; g++) scale[g] = from_bfloat16(s[g]);
-      else
-        for (long g = 0; g < groups; g++) scale[g] = from_float16(s[g]);
+      const uint8_t* q = integers + r * row_bytes;
+      if (bits != 8) {
+        unpack(q, unpacked.data(), scratch.data(), columns, bits);
+        q = unpacked.data();
+      }
       const float b = bias ? bias[r] : 0.0f;
       if (m == 1) {
         y[r] = one_row(q, scale.data(), zero.data(), x, groups, group) + b;
