@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,14 +27,45 @@ from .kvcache import cache_bytes, rounded_cache
 from .model import Model
 from .packed import PackedLinear
 
+def greedy(model: Model, ids: Sequence[int], new_tokens: int, *, compiled: bool = False, kv_bits: int | None = None) -> list[int]:
+    """The most likely token `new_tokens` times after the prompt `ids`, or until the model ends its text (that token is last)."""
+    decoder = _decoder_for(model, len(ids) + new_tokens, compiled, kv_bits)
+    ends = getattr(getattr(model.module, "generation_config", None), "eos_token_id", None)
+    stops = set(ends if isinstance(ends, list) else [ends])
+    whole = torch.tensor([list(ids)], device=model.device.torch)
+    made: list[int] = []
+    with torch.inference_mode():
+        logits = decoder.read(whole)
+        while True:
+            token = logits.argmax(-1, keepdim=True)
+            made.append(int(token))
+            if made[-1] in stops or len(made) == new_tokens:
+                return made
+            whole = torch.cat([whole, token], dim=1)
+            logits = decoder.step(token) if decoder.caches else decoder.read(whole)
+
+
+def _decoder_for(model: Model, length: int, compiled: bool, kv_bits: int | None) -> Decoder:
+    """A new decoder; a compiled one is kept as long as its model, and compiled again only for longer texts."""
+    if not compiled:
+        return Decoder(model, length=length, kv_bits=kv_bits)
+    kept = model._decoder
+    if kept is None or kept.length < length or kept.kv_bits != kv_bits:
+        room = min(max(256, 1 << (length - 1).bit_length()), model.window)
+        kept = model._decoder = Decoder(model, length=room, compiled=True, kv_bits=kv_bits)
+    return kept
+
 
 class Decoder:
-    """Decodes with `model` a batch of sequences of the same length, of at most `length` tokens, one after another."""
+    """Decodes with `model` batches of `batch` prompts of the same length, one batch after another.
 
-    def __init__(self, model: Model, *, length: int, compiled: bool = False, kv_bits: int | None = None) -> None:
+    length: the most tokens that a sequence will have, prompt included
+    """
+
+    def __init__(self, model: Model, *, length: int, batch: int = 1, compiled: bool = False, kv_bits: int | None = None) -> None:
         if model.task != "causal-lm":
             raise BadInput(f"{model.checkpoint.source} is a sequence classifier", "Decoding works for causal language models")
-        self.model, self.length, self.kv_bits = model, length, kv_bits
+        self.model, self.length, self.batch, self.kv_bits = model, length, batch, kv_bits
         self.cache: Any = None
         self.caches = True  # whether the architecture gives a cache of keys and values; known after the first token
         self.how = Decoding(cache="dynamic" if kv_bits is None else f"int{kv_bits}", engines=model.execution().engines)
@@ -112,7 +144,7 @@ class Decoder:
         self._static = StaticCache(config=self.model.config, max_cache_len=self.length)
         mode = None if self.model.device.is_cpu else "reduce-overhead"  # on a GPU: replayed as a CUDA graph
         compiled = torch.compile(one, dynamic=False, fullgraph=True, mode=mode)
-        ids = torch.zeros(1, 2, dtype=torch.long, device=self.model.device.torch)
+        ids = torch.zeros(self.batch, 2, dtype=torch.long, device=self.model.device.torch)
         with torch.inference_mode():
             module(input_ids=ids, past_key_values=self._static, use_cache=True, **self._last)
             for _ in range(3):  # the second call may compile again, a CUDA graph is recorded on it

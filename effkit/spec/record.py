@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from .intervals import Estimate, Noun
+from .intervals import Estimate, Noun, three
 from .plan import Plan
 from .recipe import Recipe, upgrade, validated
 
@@ -64,6 +64,7 @@ class Quality(Noun):
     perplexity:      exp of the mean negative log-likelihood; unavailable for classifiers
     perplexity_ratio: model over base, paired
     agreement:       share of tokens (classifier: texts) whose most likely choice is the base's
+    kv_bits:         bits that keys and values were kept in; None: as computed
     indistinguishable: True where the data cannot tell the model from its base, None where nothing was compared
     """
 
@@ -79,6 +80,7 @@ class Quality(Noun):
     tokens: int
     window: int
     windows: int
+    kv_bits: int | None = None
     blocks: Blocks
     seconds: float = 0.0
 
@@ -124,6 +126,7 @@ class Profile(Noun):
     time_per_output_token: ms, over the tokens after the first
     prefill, decode: tokens per second over the whole batch
     warmup: repeats that were run first and discarded
+    speed_ratio: decode throughput over the base's, both run in turns (a classifier: answers a second); unavailable without a base
     """
 
     device: str
@@ -145,6 +148,15 @@ class Profile(Noun):
     timing: str = "wall clock after synchronising"
     threads: int | None = None
     decoding: Decoding | None = None
+    speed_ratio: Estimate = Estimate.unavailable()
+
+    @property
+    def slower(self) -> str | None:
+        """A sentence where the model is slower than its base for certain, such as "decodes 0.8 times as fast as its base"."""
+        ratio = self.speed_ratio
+        if ratio.value is None or (ratio.value if ratio.high is None else ratio.high) >= 1:
+            return None
+        return f"{'decodes' if self.new_tokens else 'answers'} {three(ratio.value)} times as fast as its base"
 
 
 class Cost(Noun):
