@@ -52,6 +52,7 @@ _HOME = {
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
+    "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
 }
@@ -90,6 +91,7 @@ __all__ = [
     "prune",
     "quantize",
     "read_labelled",
+    "sensitivity",
     "start",
     "student",
 ]
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
+    from .compress.quantization.sensitivity import sensitivity
     from .hardware.device import device, devices
     from .lab.claim import claim
     from .lab.measuring import measure
