@@ -48,7 +48,7 @@ def multiply(
     bits: int,
 ) -> torch.Tensor:
     """x [..., columns] W' + b -> [..., rows] in x's dtype, computed in float32. All contiguous, on the CPU."""
-    call = _loaded(os.environ.get("EFFKIT_NATIVE", "1"))[0]
+    call = _loaded("1")[0]  # whether it may be used was asked when the engine was chosen
     assert call is not None, "asked for a kernel that why_not() refuses"
     rows, columns = integers.shape[0], x.shape[-1]
     given = x if x.dtype == torch.float32 and x.is_contiguous() else x.to(torch.float32).contiguous()

@@ -3,6 +3,7 @@
 // buffer that stays in its cache, so memory gives only the packed bytes: that is what makes it faster than dense weights.
 // Everything is computed in float32. Compiled by native.py, called through ctypes.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -18,6 +19,7 @@ constexpr int LANES = 16;
 constexpr int LANES = 8;
 #endif
 typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 
 inline Floats load(const float* from) {
   Floats v;
@@ -25,18 +27,21 @@ inline Floats load(const float* from) {
   return v;
 }
 
-// LANES integers as floats. Intrinsics, since compilers (gcc 12) make five instructions of what is one.
-inline Floats widen(const uint8_t* from) {
+// LANES bytes as 32-bit integers. Intrinsics, since compilers (gcc 12) make five instructions of what is one.
+inline Ints widen_ints(const uint8_t* from) {
 #if defined(__AVX512F__)
-  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from)));
+  return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from));
 #elif defined(__AVX2__)
-  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+  return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
 #else
-  Floats v;
-  for (int i = 0; i < LANES; i++) v[i] = float(from[i]);
+  Ints v;
+  for (int i = 0; i < LANES; i++) v[i] = from[i];
   return v;
 #endif
 }
+
+inline Floats floats(Ints v) { return __builtin_convertvector(v, Floats); }
+inline Floats widen(const uint8_t* from) { return floats(widen_ints(from)); }
 
 inline float sum(Floats v) {
   float part[LANES];
@@ -71,6 +76,7 @@ inline Floats widen_float16(const uint16_t* from) {
 
 // All buffers below are PAD elements longer than what they hold, so that loops may run to whole words and vectors.
 constexpr int PAD = 64;
+constexpr int BLOCK = 8;  // rows whose scales and zero points are read together
 
 // A plane of `width` bits: byte j holds integers j, j + length, j + 2 length, ... from its low bits up (little-endian words). A part may write
 // up to 7 bytes too many: they lie where the next part writes afterwards, or in the padding.
@@ -154,6 +160,31 @@ float one_row_of(const uint8_t* q, const float* scales, const float* zeros, cons
   return sum(even + odd);
 }
 
+// The same for 4 bits without unpacking first: a byte holds an integer of group g and one of group g + groups / 2.
+template <int group>
+float one_row_of_four_bits(const uint8_t* bytes, const float* scales, const float* zeros, const float* x, long groups) {
+  const long half = groups / 2;
+  Floats low = {}, high = {};
+  for (long g = 0; g < half; g++, bytes += group, x += group) {
+    const float *upper = x + half * group, zero_low = zeros[g], zero_high = zeros[g + half];
+    Floats a = {}, b = {};
+    for (int j = 0; j < group; j += LANES) {
+      const Ints v = widen_ints(bytes + j);
+      a += (floats(v & 15) - zero_low) * load(x + j);
+      b += (floats(v >> 4) - zero_high) * load(upper + j);
+    }
+    low += a * scales[g];
+    high += b * scales[g + half];
+  }
+  return sum(low + high);
+}
+
+float one_row_of_four_bits(const uint8_t* bytes, const float* scales, const float* zeros, const float* x, long groups, long group) {
+  if (group == 32) return one_row_of_four_bits<32>(bytes, scales, zeros, x, groups);
+  if (group == 64) return one_row_of_four_bits<64>(bytes, scales, zeros, x, groups);
+  return one_row_of_four_bits<128>(bytes, scales, zeros, x, groups);
+}
+
 float one_row(const uint8_t* q, const float* scales, const float* zeros, const float* x, long groups, long group) {
   switch (group) {
     case 32: return one_row_of<32>(q, scales, zeros, x, groups);
@@ -189,6 +220,32 @@ float dot(const float* a, const float* b, long count) {
   return sum((s0 + s1) + (s2 + s3)) + rest;
 }
 
+// Row r of the scales, as floats; `out` has PAD elements more.
+void read_scales(const uint16_t* scales, long r, long rows, long groups, int bfloat16, float* out) {
+  const uint16_t* from = scales + r * groups;
+  uint16_t end[LANES] = {};
+  for (long g = 0; g < groups; g += LANES) {
+    const uint16_t* at = from + g;
+    if (rows - r <= LANES && groups - g < LANES) {  // near the end of the tensor a whole vector may reach beyond it
+      std::memcpy(end, at, 2 * (groups - g));
+      at = end;
+    }
+    const Floats v = bfloat16 ? widen_bfloat16(at) : widen_float16(at);
+    std::memcpy(out + g, &v, sizeof v);
+  }
+}
+
+// The zero points of a row, as floats. Those of eight rows are read before any is used: a processor waits when it reads
+// a vector that was just written in smaller pieces.
+void read_zeros(const uint8_t* packed, long groups, int bits, uint8_t* unpacked, uint8_t* scratch, float* out) {
+  if (bits == 8) std::memcpy(unpacked, packed, groups);
+  else unpack(packed, unpacked, scratch, groups, bits);
+  for (long g = 0; g < groups; g += LANES) {
+    const Floats v = widen(unpacked + g);
+    std::memcpy(out + g, &v, sizeof v);
+  }
+}
+
 }  // namespace
 
 // x [m, columns], y [m, rows] and bias [rows] (or null) are float32; integers [rows, row_bytes]; scales 16-bit floats
@@ -196,50 +253,41 @@ float dot(const float* a, const float* b, long count) {
 extern "C" void effkit_packed_linear(const float* x, long m, const uint8_t* integers, long row_bytes, const uint16_t* scales,
                                      int bfloat16, const uint8_t* zeros, long zero_bytes, const float* bias, float* y,
                                      long rows, long columns, long group, int bits, int threads) {
-  const long groups = columns / group;
+  const long groups = columns / group, wide = groups + PAD;
+  const bool direct = m == 1 && bits == 4 && groups % 2 == 0 && (group == 32 || group == 64 || group == 128);
 #pragma omp parallel num_threads(threads)
   {
-    thread_local std::vector<uint8_t> unpacked, scratch;  // kept from call to call
-    thread_local std::vector<uint16_t> halves;
-    thread_local std::vector<float> scale, zero, weights;
-    unpacked.resize(columns + PAD);
-    scratch.resize(columns + PAD);
-    halves.resize(groups + PAD);
-    scale.resize(groups + PAD);
-    zero.assign(groups + PAD, float(1 << (bits - 1)));
-    weights.resize(m > 1 ? columns : 0);
+    thread_local std::vector<uint8_t> bytes;  // kept from call to call, and looked up once a call
+    thread_local std::vector<float> numbers;
+    bytes.resize(2 * (columns + PAD));
+    numbers.resize(2 * BLOCK * wide + columns);
+    uint8_t *const unpacked = bytes.data(), *const scratch = unpacked + columns + PAD;
+    float *const scale = numbers.data(), *const zero = scale + BLOCK * wide, *const weights = zero + BLOCK * wide;
+    std::fill(zero, zero + BLOCK * wide, float(1 << (bits - 1)));
 #pragma omp for schedule(static)
-    for (long r = 0; r < rows; r++) {
-      const uint16_t* s = scales + r * groups;
-      if (rows - r <= LANES) {  // near the end of the tensor a whole vector may reach beyond it
-        std::memcpy(halves.data(), s, 2 * groups);
-        s = halves.data();
-      }
-      for (long g = 0; g < groups; g += LANES) {
-        const Floats v = bfloat16 ? widen_bfloat16(s + g) : widen_float16(s + g);
-        std::memcpy(scale.data() + g, &v, sizeof v);
-      }
-      if (zeros) {
-        const uint8_t* z = zeros + r * zero_bytes;
-        if (bits != 8) unpack(z, unpacked.data(), scratch.data(), groups, bits);
-        else std::memcpy(unpacked.data(), z, groups);
-        for (long g = 0; g < groups; g += LANES) {
-          const Floats v = widen(unpacked.data() + g);
-          std::memcpy(zero.data() + g, &v, sizeof v);
+    for (long block = 0; block < rows; block += BLOCK) {
+      const long end = block + BLOCK < rows ? block + BLOCK : rows;
+      for (long r = block; r < end; r++) read_scales(scales, r, rows, groups, bfloat16, scale + (r - block) * wide);
+      if (zeros)
+        for (long r = block; r < end; r++) read_zeros(zeros + r * zero_bytes, groups, bits, unpacked, scratch, zero + (r - block) * wide);
+      for (long r = block; r < end; r++) {
+        const uint8_t* q = integers + r * row_bytes;
+        const float *const s = scale + (r - block) * wide, *const z = zero + (r - block) * wide, b = bias ? bias[r] : 0.0f;
+        if (direct) {
+          y[r] = one_row_of_four_bits(q, s, z, x, groups, group) + b;
+          continue;
         }
+        if (bits != 8) {
+          unpack(q, unpacked, scratch, columns, bits);
+          q = unpacked;
+        }
+        if (m == 1) {
+          y[r] = one_row(q, s, z, x, groups, group) + b;
+          continue;
+        }
+        expand(q, s, z, weights, groups, group);
+        for (long i = 0; i < m; i++) y[i * rows + r] = dot(weights, x + i * columns, columns) + b;
       }
-      const uint8_t* q = integers + r * row_bytes;
-      if (bits != 8) {
-        unpack(q, unpacked.data(), scratch.data(), columns, bits);
-        q = unpacked.data();
-      }
-      const float b = bias ? bias[r] : 0.0f;
-      if (m == 1) {
-        y[r] = one_row(q, scale.data(), zero.data(), x, groups, group) + b;
-        continue;
-      }
-      expand(q, scale.data(), zero.data(), weights.data(), groups, group);
-      for (long i = 0; i < m; i++) y[i * rows + r] = dot(weights.data(), x + i * columns, columns) + b;
     }
   }
 }
