@@ -8,6 +8,7 @@ it is asked for otherwise; `decoding` in the result says how it was. Compiling i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from effkit.spec.intervals import Estimate, mean_interval
 from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.record import Decoding, Profile
 
+from .blocks import exponential
 from .checks import evaluating, whole
 
 SHARES = (0.5, 0.9, 0.99)
@@ -189,10 +191,12 @@ class _Timing:
 
 
 def _ratio(work: _Timing, base: _Timing) -> Estimate:
-    """How many times as fast as its base the model decodes (a classifier: answers), from repeats run one after the other."""
+    """How many times as fast as its base the model decodes (a classifier: answers): the geometric mean over repeats in turns."""
     if work.decoder is None:
-        return _mean([b / a for a, b in zip(work.first, base.first, strict=True)], "")
-    return _mean([a / b for a, b in zip(work.rates(), base.rates(), strict=False)], "")
+        pairs = [(b, a) for a, b in zip(work.first, base.first, strict=True)]
+    else:
+        pairs = list(zip(work.rates(), base.rates(), strict=False))
+    return exponential(_mean([math.log(a / b) for a, b in pairs], ""))
 
 
 def ordinary_tokens(model: Model) -> Tensor:

@@ -27,6 +27,7 @@ from .kvcache import cache_bytes, rounded_cache
 from .model import Model
 from .packed import PackedLinear
 
+
 def greedy(model: Model, ids: Sequence[int], new_tokens: int, *, compiled: bool = False, kv_bits: int | None = None) -> list[int]:
     """The most likely token `new_tokens` times after the prompt `ids`, or until the model ends its text (that token is last)."""
     decoder = _decoder_for(model, len(ids) + new_tokens, compiled, kv_bits)
