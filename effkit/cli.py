@@ -159,6 +159,7 @@ def summary(record: Record, out: _Out, seconds: float) -> dict[str, Any]:
         "first_token_ms": speed.time_to_first_token.value,
         "output_token_ms": speed.time_per_output_token.value,
         "decode_tokens_per_s": speed.decode.value,
+        "speed_ratio": speed.speed_ratio.value,
         "device": speed.device,
         "record": record.id,
         "folder": str(out.path),

@@ -31,9 +31,9 @@ class Windows:
         self.count, self.length = ids.shape
         self.positions = self.length - 1
 
-    def outputs(self, model: Model, units: Sequence[int]) -> list[Tensor]:
+    def outputs(self, model: Model, units: Sequence[int], kv_bits: int | None = None) -> list[Tensor]:
         """Logits [positions, vocabulary] of each unit, from one forward pass."""
-        logits = model.logits(self.ids[list(units)])
+        logits = model.logits(self.ids[list(units)], kv_bits=kv_bits)
         return [window[:-1] for window in logits]
 
     def targets(self, unit: int) -> Tensor | None:
@@ -54,7 +54,7 @@ class Texts:
         self.text, self.texts, self.length = text, texts, length
         self.count = len(texts)
 
-    def outputs(self, model: Model, units: Sequence[int]) -> list[Tensor]:
+    def outputs(self, model: Model, units: Sequence[int], kv_bits: None = None) -> list[Tensor]:
         """Logits [1, classes] of each unit, from one forward pass."""
         if len(units) > 1 and model.tokenizer.pad_token_id is None:
             raise BadInput(
