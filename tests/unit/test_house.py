@@ -19,9 +19,9 @@ MODULES = sorted([*LIBRARY.rglob("*.py"), *WIDGETS.rglob("*.py")])
 PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path in [*LIBRARY.rglob(pattern), *WIDGETS.rglob(pattern)])
 
 SURFACE = [
-    "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Frontier", "Model", "Plan", "Profile",
+    "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Exported", "Frontier", "Model", "Plan", "Profile",
     "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim", "device", "devices",
-    "distill", "evaluate", "load", "measure", "plan", "profile", "prune", "quantize", "read_labelled", "start", "student",
+    "distill", "evaluate", "export", "load", "measure", "plan", "profile", "prune", "quantize", "read_labelled", "start", "student",
 ]  # fmt: skip
 
 
