@@ -28,7 +28,7 @@ ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 DENSE = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class GGUF:
+class Gguf:
     name = "gguf"
     suffix = ".gguf"
 
@@ -75,7 +75,7 @@ class GGUF:
             return False
 
 
-GGUF = GGUF()
+GGUF = Gguf()
 
 
 def check(model: Model) -> None:

@@ -68,7 +68,7 @@ def _kinds(plan: tuple[Placed, ...]) -> Counter[str]:
 def _tokenizer(writer: gguf.GGUFWriter, model: Model) -> None:
     tokenizer, size = model.tokenizer, model.config.vocab_size
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    told = json.loads(backend.to_str()) if backend is not None else {"model": {"type": type(tokenizer).__name__}}
+    told: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {"model": {"type": type(tokenizer).__name__}}
     inner = told["model"]
     if inner["type"] != "BPE":
         raise BadInput(

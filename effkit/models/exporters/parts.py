@@ -105,8 +105,8 @@ def _replaced(path: str, name: str, original: type[nn.Module], holder: nn.Module
             "Export in the format 'effkit'",
         )
     own = sum(t.numel() * t.element_size() for key, t in holder.state_dict().items() if key != "bias")
-    rows, columns = holder.out_features, holder.in_features  # type: ignore[attr-defined]
-    return Part(path, name, original, (rows, columns), own, holder=holder)
+    shape = (holder.out_features, holder.in_features)
+    return Part(path, name, original, shape, own, holder=holder)  # type: ignore[arg-type]
 
 
 def integers(packed: PackedWeight, rows: slice | torch.Tensor = slice(None)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
