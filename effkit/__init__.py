@@ -54,6 +54,7 @@ _HOME = {
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
+    "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
 }
@@ -94,6 +95,7 @@ __all__ = [
     "prune",
     "quantize",
     "read_labelled",
+    "sensitivity",
     "start",
     "student",
 ]
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
+    from .compress.quantization.sensitivity import sensitivity
     from .hardware.device import device, devices
     from .lab.claim import claim
     from .lab.measuring import measure

@@ -52,7 +52,7 @@ def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | 
 
 def _work(base: Model, current: Model, step: Step, text: Any, seed: int, resume: Snapshot | None) -> Work[Model]:
     if isinstance(step, Quantize):
-        return apply_quantize(current, step, resume)
+        return apply_quantize(current, step, None if step.calibration else text, seed, resume)
     if isinstance(step, Distill):
         return apply_distill((base,), current, step, None if step.text else text, seed, resume)
     if isinstance(step, Student):

@@ -116,6 +116,15 @@ class PackedWeight(nn.Module):
         if zeros is not None:
             self.zeros[rows] = pack(zeros, self.bits)
 
+    def restore_(self, integers: torch.Tensor, scales: torch.Tensor) -> None:
+        """Other integers [rows, columns] and scales on the same zero points."""
+        self.integers.copy_(pack(integers, self.bits))
+        self.scales.copy_(scales)
+
+    def zero_points(self) -> torch.Tensor | float:
+        """uint8 [rows, groups], or the one number that serves all."""
+        return 2.0 ** (self.bits - 1) if self.symmetric else unpack(self.zeros, self.bits, self.groups)
+
     def dequantized(self, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
         """The matrix [rows, columns] it stands for, or only the given rows, in the compute dtype."""
         integers, scales = self.integers, self.scales

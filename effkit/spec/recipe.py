@@ -21,19 +21,27 @@ from .intervals import Noun
 
 VERSION = 1
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+KEPT = 16  # "bits" of a module that stays as it is
 FIXED_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
 
 
 class Quantize(Noun):
     """Round weights to few bits.
 
-    method:         a name in the registry of quantization methods: "rtn", "nf4", "fp4", "int8", or a plug-in's
+    method:         a name in the registry of quantization methods: "rtn", "gptq", "nf4", "int8", ..., or a plug-in's
     bits:           2 to 8, default 4; nf4 and fp4 have 4, int8 has 8
+    module_bits:    bits of single modules by name, as `Sensitivity.allocate` gives them; 16 leaves a module as it is
     group_size:     consecutive input weights that share a scale; None: one scale for a whole row;
                     "auto": 64 where it divides the row, else 32, else the whole row (the plan shows which)
     symmetric:      no zero point (rtn)
     embedding_bits: 2 to 8 for the token embedding and the head, by rtn; None leaves them alone
     skip:           module names (or parts of them) to leave alone
+    calibration:    what a method that looks at inputs reads: a file of text, "generated" (the model writes it itself), or
+                    None for the offline default
+    samples:        windows of calibration text that it reads, each of `window` tokens
+    tune:           "scales": afterwards the integers are frozen, and scales and norms are trained by KL to the base on the
+                    calibration text; "weights": the integers too. Kept only where held-out text agrees
+    tune_steps:     how many steps of that, of four windows each
     """
 
     step: Literal["quantize"] = "quantize"
@@ -42,7 +50,13 @@ class Quantize(Noun):
     group_size: int | Literal["auto"] | None = "auto"
     symmetric: bool = False
     embedding_bits: int | None = 8
+    module_bits: dict[str, int] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
+    calibration: str | None = None
+    samples: int = Field(default=64, ge=1)
+    window: int = Field(default=256, ge=2)
+    tune: Literal["scales", "weights"] | None = None
+    tune_steps: int = Field(default=100, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +78,14 @@ class Quantize(Noun):
             raise choice("bits", value, BITS)
         return value
 
+    @field_validator("module_bits")
+    @classmethod
+    def _module_bits(cls, value: dict[str, int]) -> dict[str, int]:
+        for name, bits in value.items():
+            if bits not in (*BITS, KEPT):
+                raise choice(f"module_bits of {name}", bits, (*BITS, KEPT))
+        return value
+
     @field_validator("group_size", mode="before")
     @classmethod
     def _group(cls, value: Any) -> Any:
@@ -77,9 +99,11 @@ class Quantize(Noun):
 
     def label(self) -> str:
         """A short name for a chart: 'rtn 4-bit g64', 'nf4'."""
-        name = self.method if self.method in FIXED_BITS else f"{self.method} {self.bits}-bit"
+        bits = "mixed" if self.module_bits else f"{self.bits}-bit"
+        name = self.method if self.method in FIXED_BITS else f"{self.method} {bits}"
         group = {None: " rows", "auto": ""}.get(self.group_size, f" g{self.group_size}")  # type: ignore[arg-type]
-        return name + group + (" symmetric" if self.symmetric else "")
+        tuned = {None: "", "scales": " tuned", "weights": " trained"}[self.tune]
+        return name + group + (" symmetric" if self.symmetric else "") + tuned
 
 
 class Prune(Noun):

@@ -13,7 +13,7 @@ from effkit.models.model import Model
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput, Unavailable, choice
 from effkit.spec.plan import ModulePlan, Plan
-from effkit.spec.recipe import Quantize
+from effkit.spec.recipe import KEPT, Quantize
 
 from .methods.rtn import RTN
 from .registry import Method, method
@@ -47,7 +47,7 @@ def plan_quantize(model: Model, step: Quantize, device: Device | None = None) ->
     if why := chosen.why_not(device):
         raise Unavailable(f"method {step.method!r} cannot run on {device}", why, "Choose another method or device")
     stored = _inventory(model)
-    _check_skip(step, [s.name for s in stored])
+    _check_names(step, [s.name for s in stored])
     plans = tuple(_plan_module(model, step, chosen, s) for s in stored)
     if not any(p.action == "quantize" for p in plans):
         reasons = sorted({p.reason for p in plans if p.reason})
@@ -95,6 +95,8 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
         return keep.model_copy(update={"reason": "already stored in few bits"})
     if any(part in s.name for part in step.skip):
         return keep.model_copy(update={"reason": "named in skip"})
+    if step.module_bits.get(s.name) == KEPT:
+        return keep.model_copy(update={"reason": "module_bits leaves it as it is"})
     vocabulary = s.name in (embedding_name(model), head_name(model))
     if isinstance(s.module, nn.Embedding) and not vocabulary:
         return keep.model_copy(update={"reason": "a small table of positions or types"})
@@ -107,9 +109,13 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
         return keep.model_copy(update={"reason": "the layer that gives the answer: small, kept exact"})
     rows, columns = as_matrix(s.module).shape
     if vocabulary:
-        if step.embedding_bits is None:
+        if step.embedding_bits is None and s.name not in step.module_bits:
             return keep.model_copy(update={"reason": "embedding_bits is None"})
-        chosen, step = RTN, vocabulary_step(step)
+        chosen, step = RTN, vocabulary_step(step, s.name)
+    elif s.name in step.module_bits:
+        step = step_for(step, s.name)
+        if step.bits not in chosen.bits:
+            raise choice(f"module_bits of {s.name} for {step.method}", step.bits, chosen.bits)
     if why := chosen.check(step, rows, columns):
         return keep.model_copy(update={"reason": why})
     group = chosen.group_for(step, columns)
@@ -119,12 +125,23 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
     )
 
 
-def vocabulary_step(step: Quantize) -> Quantize:
+def vocabulary_step(step: Quantize, module: str) -> Quantize:
     """Embedding and head go through rtn in groups that fit, whatever the method of the other layers."""
-    return Quantize(method="rtn", bits=step.embedding_bits or 8, group_size="auto")
+    return Quantize(method="rtn", bits=step.module_bits.get(module, step.embedding_bits or 8), group_size="auto")
 
 
-def _check_skip(step: Quantize, names: list[str]) -> None:
+def step_for(step: Quantize, module: str) -> Quantize:
+    """The step with the bits that it gives to this module."""
+    bits = step.module_bits.get(module, step.bits)
+    return step if bits == step.bits else step.model_copy(update={"bits": bits})
+
+
+def _check_names(step: Quantize, names: list[str]) -> None:
+    unknown = sorted(set(step.module_bits) - set(names))
+    if unknown:
+        raise BadInput(
+            f"module_bits names {unknown[0]!r}", f"Allowed: the modules of the model, such as {', '.join(map(repr, names[1:4]))}"
+        )
     for part in step.skip:
         if not any(part in name for name in names):
             raise BadInput(

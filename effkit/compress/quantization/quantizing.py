@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from effkit.compress.distillation.planning import layer_list
 from effkit.hardware.memory import guard
 from effkit.models import storage
+from effkit.models.datasets import SUFFIXES
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight
@@ -19,10 +22,15 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
+from .calibrated import quantize_layers, reads
+from .calibration import GENERATED, split
+from .calibration import calibration as calibrated
 from .methods.rtn import rounded_embedding
-from .planning import as_matrix, embedding_name, head_name, plan_quantize, vocabulary_step
+from .planning import as_matrix, embedding_name, head_name, plan_quantize, step_for, vocabulary_step
 from .registry import method as method_of
 from .rounding import error_by_rows
+from .tuning import Tuning
+from .tuning import tune as tuned
 
 
 @long_work
@@ -33,68 +41,132 @@ def quantize(
     group_size: int | Literal["auto"] | None = "auto",
     symmetric: bool = False,
     embedding_bits: int | None = 8,
+    module_bits: Mapping[str, int] | None = None,
     skip: tuple[str, ...] = (),
+    calibration: Any = None,
+    samples: int = 64,
+    window: int = 256,
+    tune: Literal["scales", "weights"] | None = None,
+    tune_steps: int = 100,
+    seed: int = 0,
     resume: Snapshot | None = None,
 ) -> Work[Model]:
     """A new model whose weights are stored in few bits; `model` stays as it was.
 
-    method: "rtn" (round to nearest), "nf4", "fp4", "int8" (bitsandbytes), or a plug-in's name
+    method: "rtn" (round to nearest), "gptq", "nf4", "fp4", "int8" (bitsandbytes), ..., or a plug-in's name
     bits: 2 to 8 (default 4, or the method's own); group_size: see effkit.Quantize
     embedding_bits: for the token embedding and the head, which are half of a small model; None leaves them alone
+    module_bits: bits of single modules, such as `sensitivity(model).allocate(bytes).bits`; 16 leaves a module alone
+    calibration: text (string, file, list), "generated", or None for the offline default; read only by methods that look
+        at inputs, and by `tune`: `samples` windows of `window` tokens
+    tune: train scales and norms ("scales"), and the integers too ("weights"), by KL to the base for `tune_steps` steps on
+        all of the calibration text; taken back where held-out windows of it do not agree (a note in the plan says so)
 
-    Raises BadInput (unknown method, bits, group size that does not divide a row, weights that are not finite),
-    Unavailable (a method that cannot run here), OutOfMemory. Progress comes after every module, with its relative
-    error: 4-bit NF4 on normal weights has 0.09, 8-bit rtn about 0.005.
+    Raises BadInput (unknown method, bits, group size that does not divide a row, weights that are not finite, text shorter
+    than a window), Unavailable (a method that cannot run here), OutOfMemory. Progress comes after every module, with its
+    relative error: 4-bit NF4 on normal weights has 0.09, 8-bit rtn about 0.005.
     """
+    named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
-    step = step_of(Quantize, **given, skip=tuple(skip), **({} if bits is None else {"bits": bits}))
-    return (yield from apply_quantize(model, step, resume))
+    given |= {"module_bits": dict(module_bits or {}), "skip": tuple(skip), "calibration": named, "samples": samples, "window": window}
+    given |= {"tune": tune, "tune_steps": tune_steps}
+    step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
+    return (yield from apply_quantize(model, step, calibration, seed, resume))
 
 
-def apply_quantize(model: Model, step: Quantize, resume: Snapshot | None = None) -> Work[Model]:
-    """`quantize` for a validated step."""
+def _can_be_named(calibration: str) -> bool:
+    """Whether a recipe can name this text, instead of holding it."""
+    return calibration == GENERATED or Path(calibration).suffix.lower() in SUFFIXES
+
+
+def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0, resume: Snapshot | None = None) -> Work[Model]:
+    """`quantize` for a validated step. `text` None takes the step's own."""
+    text = step.calibration if text is None else text
     plan = plan_quantize(model, step)
-    todo = plan.acting()
-    done: dict[str, nn.Module] = {}
+    if step.tune and model.task != "causal-lm":
+        raise BadInput(
+            f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
+        )
+    todo = {planned.module: planned for planned in plan.acting()}
+    done: dict[str, nn.Module] = {} if resume is None else _restored(resume, model)
+    total = len(todo) + (step.tune_steps if step.tune else 0)
 
-    def snapshot() -> Snapshot:
+    def kept() -> Snapshot:
         tensors = {f"{name}/{key}": t for name, module in done.items() for key, t in module.state_dict().items()}
         specs = {name: module.storage_spec() for name, module in done.items()}  # type: ignore[operator]
         return Snapshot(tensors, {"specs": specs})
 
-    if resume is not None:
-        done.update(_restored(resume, model))
-    yield Progress("quantize", len(done), len(todo), "modules", "planned", snapshot=snapshot)
-    for planned in todo:
-        if planned.module in done:
-            continue
-        original = model.module.get_submodule(planned.module)
-        with guard(model.device, f"quantizing {planned.module}"), torch.no_grad():
-            replacement = _replacement(model, step, planned, original)
-            error = error_by_rows(_rows_of(replacement), as_matrix(original))
-        done[planned.module] = replacement
-        yield Progress(
-            "quantize", len(done), len(todo), "modules", planned.module, {"error": error},
-            {"module": planned.module, "kind": planned.kind, "layer": layer_of(planned.module), "error": error,
-             "bits": planned.bits, "bytes": planned.bytes_after}, snapshot,
+    def still(message: str) -> Progress:
+        return Progress("quantize", len(done), total, "modules", message, snapshot=kept)
+
+    def finished(name: str, planned: ModulePlan, replacement: nn.Module) -> Progress:
+        with torch.no_grad():
+            error = error_by_rows(_rows_of(replacement), as_matrix(model.module.get_submodule(name)))
+        return Progress(
+            "quantize", len(done), total, "modules", name, {"error": error},
+            {"module": name, "kind": planned.kind, "layer": layer_of(name), "error": error,
+             "bits": planned.bits, "bytes": planned.bytes_after}, kept,
         )  # fmt: skip
-    return _assembled(model, step, plan, done)
+
+    yield still("planned")
+    streamed = _streamed(model, step, todo)
+    for name in streamed:
+        _finite(name, as_matrix(model.module.get_submodule(name)))
+    for name, planned in todo.items():
+        if name in done or name in streamed:
+            continue
+        with guard(model.device, f"quantizing {name}"), torch.no_grad():
+            done[name] = _replacement(model, step, planned, model.module.get_submodule(name))
+        yield finished(name, planned, done[name])
+    if not streamed.keys() <= done.keys():
+        yield from quantize_layers(model, step, text, seed, streamed, done, finished, still)
+    new = _assembled(model, step, plan, done)
+    if step.tune is None:
+        return new
+    batches = yield from calibrated(model, text, None, step.window, seed=seed)
+    windows, held = split(batches)
+    with guard(model.device, "tuning"):
+        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed)
+        if resume is not None and "tuning" in resume.state:
+            own = {k.removeprefix("tuning/"): t for k, t in resume.tensors.items() if k.startswith("tuning/")}
+            tuning.restore_(own, resume.state["tuning"])
+        rounded = kept()
+
+        def with_rounded(inner: Snapshot) -> Snapshot:
+            tensors = {**rounded.tensors, **{f"tuning/{k}": t for k, t in inner.tensors.items()}}
+            return Snapshot(tensors, {**rounded.state, "tuning": dict(inner.state)})
+
+        note = yield from tuned(tuning, len(todo), total, with_rounded)
+    return replace(new, plans=(*model.plans, plan.model_copy(update={"notes": (*plan.notes, note)})))
+
+
+def _streamed(model: Model, step: Quantize, todo: dict[str, ModulePlan]) -> dict[str, ModulePlan]:
+    """The modules that are rounded on calibration text: those of the method that lie inside the layers."""
+    if reads(method_of(step.method)) == "weights":
+        return {}
+    prefix = layer_list(model)[0] + "."
+    return {name: planned for name, planned in todo.items() if planned.method == step.method and name.startswith(prefix)}
+
+
+def _finite(name: str, weight: torch.Tensor) -> None:
+    if not bool(torch.isfinite(weight).all()):
+        raise BadInput(
+            f"the weight of {name} holds values that are not finite",
+            "Only finite weights can be rounded",
+            "Load the checkpoint again, or lower the learning rate if it was just trained",
+        )
 
 
 def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn.Module) -> nn.Module:
     weight = as_matrix(original)
-    if not bool(torch.isfinite(weight).all()):
-        raise BadInput(
-            f"the weight of {planned.module} holds values that are not finite",
-            "Only finite weights can be rounded",
-            "Load the checkpoint again, or lower the learning rate if it was just trained",
-        )
+    _finite(planned.module, weight)
     group = planned.group_size or weight.shape[1]
+    bits = int(planned.bits or step.bits)
     if isinstance(original, nn.Embedding):
-        return rounded_embedding(weight, int(planned.bits or 8), group, weight.dtype, original.padding_idx)
+        return rounded_embedding(weight, bits, group, weight.dtype, original.padding_idx)
     bias = getattr(original, "bias", None)
     bias = None if bias is None else bias.detach().clone()
-    own = vocabulary_step(step) if planned.module == head_name(model) else step
+    own = vocabulary_step(step, planned.module) if planned.module == head_name(model) else step_for(step, planned.module)
     return method_of(planned.method).apply(own, weight, bias, group, weight.dtype)
 
 
@@ -131,7 +203,7 @@ def _tied_head(model: Model) -> str | None:
 def _restored(resume: Snapshot, model: Model) -> dict[str, nn.Module]:
     modules = {}
     for name, spec in resume.state["specs"].items():
-        module = storage.build(spec)
+        module = storage.build(spec)  # also of a run that was in the middle of tuning: then all of them are there
         own = {key.removeprefix(f"{name}/"): t.to(model.device.torch) for key, t in resume.tensors.items() if key.startswith(f"{name}/")}
         module.load_state_dict(own, assign=True)
         modules[name] = module

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "rtn": "effkit.compress.quantization.methods.rtn:RTN",
+    "gptq": "effkit.compress.quantization.methods.gptq:METHOD",
     "nf4": "effkit.compress.quantization.methods.bnb:NF4",
     "fp4": "effkit.compress.quantization.methods.bnb:FP4",
     "int8": "effkit.compress.quantization.methods.bnb:INT8",

@@ -106,7 +106,13 @@ def test_defaults_are_written_out():
         "group_size": "auto",
         "symmetric": False,
         "embedding_bits": 8,
+        "module_bits": {},
         "skip": [],
+        "calibration": None,
+        "samples": 64,
+        "window": 256,
+        "tune": None,
+        "tune_steps": 100,
     }
 
 

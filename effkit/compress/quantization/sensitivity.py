@@ -1,0 +1,200 @@
+"""How much each module's rounding would change the model's output, from one backward pass over calibration text.
+
+Near the base, KL(base || changed) is half a quadratic form in the change, whose matrix is the Fisher information. With
+labels y drawn from the model's own predictions, and x_t and g_t the input of a linear layer and the gradient of the loss
+-log p(y) at its output for token t, a change D of its weight adds
+
+    KL  ~  1/2 * mean over tokens t of (g_t' D x_t)^2                (nats a token)
+
+taken as if tokens and modules were independent. D is what rounding to each width really does; the widths above 4 bits
+are scaled from 4 by the ratio of their squared errors (Fisher: Martens 2014, arXiv:1412.1193; its use for choosing bits:
+HAWQ, Dong et al. 2019, arXiv:1905.03696).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from effkit.hardware.memory import guard
+from effkit.models.ledger import layer_of
+from effkit.models.model import Model
+from effkit.models.packed import PackedWeight
+from effkit.spec.allocation import Choice, Sensitive, Sensitivity
+from effkit.spec.errors import BadInput, choice
+from effkit.spec.progress import Progress, Work, long_work
+from effkit.spec.recipe import BITS, KEPT, Quantize, step_of
+
+from .calibration import calibration as calibrated
+from .planning import as_matrix, embedding_name, head_name, plan_quantize
+from .rounding import fit, nearest, scale_type
+
+MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; wider ones follow from their squared errors
+ROWS = 1 << 22  # weights rounded at once
+TOKENS = 64  # of every window whose inputs and slopes are kept
+
+
+@long_work
+def sensitivity(
+    model: Model,
+    text: Any = None,
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8),
+    group_size: int | Literal["auto"] | None = "auto",
+    symmetric: bool = False,
+    samples: int = 8,
+    window: int = 256,
+    vocabulary: bool = True,
+    seed: int = 0,
+) -> Work[Sensitivity]:
+    """What every width in `bits` would cost each module of `model` in bytes and KL; `.allocate(bytes)` then chooses.
+
+    text: calibration text, None for the offline default, "generated"; `samples` windows of `window` tokens are read
+    vocabulary: the token embedding and the head are to be quantized too
+
+    Raises BadInput (a classifier: its answers are no next tokens; unknown bits). The KL of tied embedding and head are added.
+    """
+    if model.task != "causal-lm":
+        raise BadInput(f"{model.checkpoint.source} is a classifier", "Allowed: a causal language model", "Quantize with one width for all")
+    wrong = next((b for b in bits if b not in BITS), None)
+    if wrong is not None or not bits:
+        raise choice("bits", wrong, BITS)
+    step = step_of(
+        Quantize, method="rtn", bits=min(bits), group_size=group_size, symmetric=symmetric, embedding_bits=8 if vocabulary else None
+    )
+    plan = plan_quantize(model, step)
+    planned = {p.module: p for p in plan.acting()}
+    batches = yield from calibrated(model, text, samples, window, batch=1, seed=seed)
+    reader = _Reader(model, planned, tuple(sorted(bits)), symmetric)
+    draw = torch.Generator().manual_seed(seed)
+    with guard(model.device, "measuring sensitivity"):
+        for number, batch in enumerate(batches):
+            yield Progress("sensitivity", number, len(batches), "windows", "one backward pass a window")
+            reader.read(batch, draw)
+        for number, name in enumerate(planned):
+            yield Progress("sensitivity", number, len(planned), "modules", name)
+            reader.change_(name)
+    modules = tuple(reader.sensitive(name) for name in planned)
+    quantized = sum(p.bytes_before for p in planned.values())
+    total = model.stored_bytes
+    yield Progress("sensitivity", len(planned), len(planned), "modules", "done")
+    return Sensitivity(
+        source=model.checkpoint.source,
+        text=str(text) if isinstance(text, str) and len(text) < 200 else "given text" if text is not None else "default",
+        group_size=None if group_size == "auto" else group_size,
+        modules=modules,
+        fixed_bytes=total - quantized,
+    )
+
+
+class _Reader:
+    """Inputs and gradients of every module, and what they say about a change of its weight."""
+
+    def __init__(self, model: Model, planned: dict[str, Any], bits: tuple[int, ...], symmetric: bool) -> None:
+        self.model, self.planned, self.bits, self.symmetric = model, planned, bits, symmetric
+        self.inputs: dict[str, list[Tensor]] = {}
+        self.slopes: dict[str, list[Tensor]] = {}
+        self.kl: dict[str, dict[int, float]] = {}
+        self.table = embedding_name(model)
+        head = head_name(model)
+        tied = head is not None and model.module.get_submodule(head).weight is model.module.get_submodule(self.table).weight
+        self.uses = {name: [name] for name in planned}
+        if tied and head is not None and self.table in planned:
+            self.uses[self.table] = [self.table, head]  # one weight, read in two places
+
+    def read(self, batch: dict[str, Tensor], draw: torch.Generator) -> None:
+        """One pass forwards and one backwards, with labels drawn from the model's own predictions."""
+        module = self.model.module
+        length = batch["input_ids"].shape[1]
+        kept = torch.linspace(0, length - 1, min(TOKENS, length)).round().long().to(batch["input_ids"].device)
+        wanted = {use for uses in self.uses.values() for use in uses}
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable:
+            def hook(part: nn.Module, args: tuple, out: Tensor) -> Tensor:
+                # the embedding's output starts the graph: no weight needs a gradient
+                out = out if out.requires_grad else out.detach().requires_grad_()
+                x = args[0][0] if args[0].dim() > 1 else args[0]  # a batch is one window
+                self.inputs.setdefault(name, []).append(x.detach()[kept])
+                outputs[name] = out
+                return out
+
+            return hook
+
+        names = wanted | {self.table}
+        hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in sorted(names)]
+        try:
+            with torch.enable_grad():
+                logits = module(**batch, use_cache=False).logits.float().flatten(0, 1)
+                with torch.no_grad():
+                    drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=draw).to(logits.device).squeeze(1)
+                loss = nn.functional.cross_entropy(logits, drawn, reduction="sum")
+                order = sorted(outputs)
+                slopes = torch.autograd.grad(loss, [outputs[name] for name in order], allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, slope in zip(order, slopes, strict=True):
+            if name in wanted and slope is not None:
+                self.slopes.setdefault(name, []).append(slope.detach()[0][kept])
+            elif name not in wanted:
+                self.inputs.pop(name, None)
+
+    def change_(self, name: str) -> None:
+        """The KL of every width for one module; what was kept of it is let go."""
+        planned = self.planned[name]
+        weight = as_matrix(self.model.module.get_submodule(name))
+        group = planned.group_size or weight.shape[1]
+        symmetric = self.symmetric and name not in (self.table, head_name(self.model))
+        uses = [(torch.cat(self.inputs.pop(use)), torch.cat(self.slopes.pop(use)).float()) for use in self.uses[name] if use in self.slopes]
+        measured = tuple(b for b in MEASURED if b in self.bits) or (min(self.bits),)
+        errors = dict.fromkeys(self.bits, 0.0)
+        along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in measured}
+        rows = max(1, ROWS // weight.shape[1])
+        with torch.no_grad():
+            for start in range(0, len(weight), rows):
+                part = slice(start, min(start + rows, len(weight)))
+                exact = weight[part].float()
+                for bits in self.bits:
+                    change = _rounded(exact, bits, group, symmetric) - exact
+                    errors[bits] += float(change.square().sum())
+                    if bits in measured:
+                        for total, (x, slope) in zip(along[bits], uses, strict=True):
+                            total += _along(change, x, slope, part)
+        kl = {b: sum(0.5 * float(t.square().mean()) for t in totals) for b, totals in along.items()}
+        widest = max(measured)
+        self.kl[name] = {b: kl[b] if b in kl else kl[widest] * errors[b] / max(errors[widest], 1e-30) for b in self.bits}
+
+    def sensitive(self, name: str) -> Sensitive:
+        planned = self.planned[name]
+        module = self.model.module.get_submodule(name)
+        rows, columns = as_matrix(module).shape
+        group = planned.group_size or columns
+        symmetric = self.symmetric and name not in (self.table, head_name(self.model))
+        bias = getattr(module, "bias", None)
+        beside = 0 if bias is None else bias.numel() * bias.element_size()
+        choices = [
+            Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=self.kl[name][b])
+            for b in self.bits
+        ]
+        choices.append(Choice(bits=KEPT, bytes=planned.bytes_before, kl=0.0))
+        return Sensitive(module=name, kind=planned.kind, layer=layer_of(name), weights=rows * columns, choices=tuple(choices))
+
+
+def _rounded(weight: Tensor, bits: int, group: int, symmetric: bool) -> Tensor:
+    """What rounding with searched scales makes of some rows."""
+    scales, zeros = fit(weight, bits, group, symmetric, scale_type(weight, bits), tries=5)
+    grouped = weight.reshape(len(weight), -1, group)
+    return (nearest(grouped, scales, zeros, bits) * scales.float().unsqueeze(-1)).reshape(weight.shape)
+
+
+def _along(change: Tensor, x: Tensor, slope: Tensor, part: slice) -> Tensor:
+    """g_t' D x_t for every token, of the rows `part` of the weight."""
+    if x.is_floating_point():
+        return (nn.functional.linear(x.float(), change) * slope[:, part]).sum(-1)
+    inside = (x >= part.start) & (x < part.stop)  # a lookup reads one row
+    found = torch.zeros(len(x), device=x.device)
+    found[inside] = (change[x[inside] - part.start] * slope[inside]).sum(-1)
+    return found

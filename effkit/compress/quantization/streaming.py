@@ -1,0 +1,184 @@
+"""Calibration text on its way through the layers, one layer at a time, each with what was rounded before it.
+
+Only the hidden states between two layers, one working copy of a layer and what a group of modules sees of its inputs are
+kept at once, so the memory needed beside the model is that of a layer. Modules of a layer that read the same tensor form a
+group (queries, keys and values; gate and up), and groups come in the order in which they run: when a group's inputs are
+seen, all that runs before it is rounded already ("true sequential").
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from effkit.compress.distillation.planning import layer_list
+from effkit.models.model import Model
+from effkit.models.packed import PackedLinear
+from effkit.models.storage import is_replaced
+
+from .planning import as_matrix
+
+Inputs = dict[str, Tensor]
+
+
+class _Reached(Exception):
+    """All that a pass was made for has been seen."""
+
+
+@dataclass
+class Seen:
+    """What a module reads of the calibration text. hessian: sum of x x', float32 [in_features, in_features]."""
+
+    hessian: Tensor
+    tokens: int = 0
+
+    @property
+    def mean_square(self) -> Tensor:
+        """Of every input [in_features]."""
+        return self.hessian.diagonal() / max(1, self.tokens)
+
+    def add_(self, x: Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1]).float()
+        self.hessian.addmm_(rows.t(), rows)
+        self.tokens += len(rows)
+
+
+class Stream:
+    """The hidden states of calibration batches in front of one layer after the other. `model` is never changed."""
+
+    def __init__(self, model: Model, batches: list[Inputs]) -> None:
+        self.model, self.batches = model, batches
+        self.name, self.layers = layer_list(model)
+        self.hidden: list[Tensor] = []
+        self.arguments: list[list[dict[str, Any]]] = []  # for each layer, for each batch
+
+    def begin(self) -> Iterator[int]:
+        """Bring every batch in front of the first layer. Yields after each."""
+        self.arguments = [[] for _ in self.layers]
+        alike = self.model.task == "causal-lm"  # windows of one length without padding: a mask serves every batch
+        for number, batch in enumerate(self.batches):
+            first = number == 0 or not alike or batch["input_ids"].shape != self.batches[0]["input_ids"].shape
+            self._enter(batch, whole=first)
+            if not first:
+                for kept in self.arguments:
+                    kept.append(kept[0])
+            yield number
+
+    def _enter(self, batch: Inputs, whole: bool) -> None:
+        """Keep what the first layer reads; with `whole`, all layers' other arguments too."""
+        hooks = []
+
+        def keep(index: int) -> Callable:
+            def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+                if index == 0:
+                    self.hidden.append(args[0] if args else kwargs["hidden_states"])
+                if whole:
+                    extra = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+                    self.arguments[index].append({"args": args[1:], "kwargs": extra})
+                elif index == 0:
+                    raise _Reached
+
+            return hook
+
+        for index, layer in enumerate(self.layers):
+            hooks.append(layer.register_forward_pre_hook(keep(index), with_kwargs=True))
+        try:
+            given = {"use_cache": False} if self.model.task == "causal-lm" else {}
+            with torch.no_grad():
+                core = getattr(self.model.module, "base_model", self.model.module)  # without the head: no logits are made
+                core(**batch, **given)
+        except _Reached:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def working_copy(self, index: int, done: dict[str, nn.Module]) -> nn.Module:
+        """A copy of a layer, with what is done already in the form of ordinary linears."""
+        layer = copy.deepcopy(self.layers[index])
+        for name in self.inside(layer):
+            full = f"{self.name}.{index}.{name}"
+            if full in done:
+                layer.set_submodule(name, plain(done[full]))
+        return layer
+
+    def inside(self, layer: nn.Module) -> list[str]:
+        return [n for n, m in layer.named_modules() if isinstance(m, nn.Linear | Conv1D) or is_replaced(m)]
+
+    def groups(self, index: int, wanted: set[str]) -> list[list[str]]:
+        """Names of a layer's modules among `wanted` (full names), grouped by the tensor they read, in running order."""
+        layer, prefix = self.layers[index], f"{self.name}.{index}."
+        names = [name for name in self.inside(layer) if prefix + name in wanted]
+        order: list[tuple[Tensor, list[str]]] = []
+
+        def note(name: str) -> Callable:
+            def hook(module: nn.Module, args: tuple) -> None:
+                if not any(name in group for _, group in order):
+                    same = next((group for x, group in order if x is args[0] or _same(x, args[0])), None)
+                    if same is None:
+                        order.append((args[0], [name]))  # the tensor is held, so that its memory is not given to another
+                    else:
+                        same.append(name)
+
+            return hook
+
+        hooks = [layer.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+        try:
+            self._run(layer, index, 0)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [group for _, group in order]
+
+    def see(self, layer: nn.Module, index: int, group: list[str]) -> Generator[int, None, Seen]:
+        """What the modules of a group read, over all batches. Yields after each."""
+        module = layer.get_submodule(group[0])
+        width = as_matrix(module).shape[1]
+        seen = Seen(torch.zeros(width, width, device=self.hidden[0].device))
+
+        def hook(module: nn.Module, args: tuple) -> None:
+            seen.add_(args[0])
+            raise _Reached
+
+        for number in range(len(self.hidden)):
+            handle = module.register_forward_pre_hook(hook)
+            try:
+                self._run(layer, index, number)
+            except _Reached:
+                pass
+            finally:
+                handle.remove()
+            yield number
+        return seen
+
+    def advance(self, layer: nn.Module, index: int) -> Iterator[int]:
+        """Bring every batch behind the layer. Yields after each."""
+        for number in range(len(self.hidden)):
+            self.hidden[number] = self._run(layer, index, number)
+            yield number
+
+    def _run(self, layer: nn.Module, index: int, number: int) -> Tensor:
+        given = self.arguments[index][number]
+        with torch.no_grad():
+            out = layer(self.hidden[number], *given["args"], **given["kwargs"])
+        return out[0] if isinstance(out, tuple) else out
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """An ordinary linear with the weights that a replaced one stands for."""
+    if not is_replaced(module) or not isinstance(module, PackedLinear):
+        return module
+    linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+    linear.weight = nn.Parameter(module.packed.dequantized(), requires_grad=False)
+    linear.register_parameter("bias", module.bias)
+    return linear
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.device == b.device

@@ -1,0 +1,227 @@
+"""Tuning what was quantized: scales and norms (and, if asked, the integers) are trained by KL to the base.
+
+Rounding methods look at one layer at a time; here the whole model's output is what counts. The base reads the calibration
+text once, and of it only the hidden states in front of the head are kept, from which its logits are made anew, exactly.
+Training only the step sizes follows LSQ (Esser et al. 2019, arXiv:1902.08153), with the base as teacher as in ZeroQuant
+(Yao et al. 2022, arXiv:2206.01861). Every tenth of the way the KL on held-out windows is measured; the best state is kept,
+and if nothing was better than the untuned model, that is what is returned, with a note that says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effkit.models.model import Model
+from effkit.models.packed import PackedEmbedding, PackedLinear
+from effkit.spec.progress import Progress, Snapshot, Work
+
+from .planning import head_name
+from .tunable import Grid, packed_again_, tunable_
+
+WINDOWS = 4  # a step
+RATE = 2e-3  # relative change of a scale or of a norm's weight in a step
+GRID_RATE = 0.02  # of an integer, in units of the grid
+WARM_UP = 10
+LAST = 0.02  # the rate at the end, over that at the beginning
+
+
+class Tuning:
+    """The training of one quantized model. `model.module` is changed in place; `finish_` makes it packed again."""
+
+    def __init__(self, base: Model, model: Model, windows: list[Tensor], held: list[Tensor], steps: int, weights: bool, seed: int) -> None:
+        self.base, self.model, self.windows, self.held = base, model, windows, held
+        self.steps, self.seed, self.done = steps, seed, 0
+        self.teacher = _Teacher(base)
+        module = model.module
+        self.originals = {
+            name: m for name, m in module.named_modules(remove_duplicate=False) if isinstance(m, PackedLinear | PackedEmbedding)
+        }
+        exact = {}
+        if weights:
+            for name in self.originals:
+                source = base.module.get_submodule(name)
+                exact[name] = source.weight.detach() if isinstance(source, nn.Linear) else source.weight.detach().t()  # type: ignore[operator]
+        self.grids: dict[str, Grid] = tunable_(module, exact)
+        self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and "norm" in name.rsplit(".", 2)[-2].lower()}
+        self.changes = [grid.change for grid in self.grids.values()]
+        self.learned = [grid.integers for grid in self.grids.values() if grid.learned]
+        # a norm's weight is trained as a relative change too, so that one rate suits all
+        self.factors = {name: nn.Parameter(torch.zeros_like(p, dtype=torch.float32)) for name, p in self.norms.items()}
+        self.before = {name: p.detach().clone() for name, p in self.norms.items()}
+        module.requires_grad_(False)
+        groups: list[dict[str, Any]] = [{"params": [*self.changes, *self.factors.values()], "lr": RATE}]
+        if self.learned:
+            groups.append({"params": self.learned, "lr": GRID_RATE})
+        for group in groups:
+            for p in group["params"]:
+                p.requires_grad_(True)
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.rates = [group["lr"] for group in groups]
+        self.best = math.inf
+        self.first = math.inf
+        self.best_state: dict[str, Tensor] = {}
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Mean KL in nats a token of windows [n, window]."""
+        logits = self._logits(ids)
+        exact = self.teacher.logits(ids)
+        exact = exact.float().log_softmax(-1)
+        return nn.functional.kl_div(logits.float().log_softmax(-1), exact, reduction="none", log_target=True).sum(-1).mean()
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        scaled = {name: (self.before[name] * (1 + f)).to(self.before[name].dtype) for name, f in self.factors.items()}
+        return torch.func.functional_call(self.model.module, scaled, (), {"input_ids": ids, "use_cache": False}).logits
+
+    def train_(self) -> Generator[None, None, float]:
+        """One step over WINDOWS windows, one after the other. Yields after each; its value is the loss."""
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + self.done)
+        chosen = torch.randperm(len(self.windows), generator=draw)[:WINDOWS].tolist()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self._shape()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for i in chosen:
+            with torch.enable_grad():
+                loss = self.loss(self.windows[i][None]) / len(chosen)
+            loss.backward()
+            total += float(loss.detach())
+            yield
+        if math.isfinite(total):
+            self.optimizer.step()
+        self.done += 1
+        return total
+
+    def _shape(self) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * self.done / self.steps))
+        return min(1.0, (self.done + 1) / WARM_UP) * (LAST + (1 - LAST) * cosine)
+
+    def measure_(self) -> Generator[None, None, float]:
+        """Held-out KL; the best state so far is kept. Yields after each window."""
+        total = 0.0
+        for window in self.held:
+            with torch.no_grad():
+                total += float(self.loss(window[None]))
+            yield
+        held = total / len(self.held)
+        if self.done == 0:
+            self.first = held
+        if held < self.best:
+            self.best = held
+            self.best_state = {name: t.detach().clone() for name, t in self._trained().items()}
+        return held
+
+    def _trained(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {f"norm/{name}": f for name, f in self.factors.items()}
+        for name, grid in self.grids.items():
+            state[f"change/{name}"] = grid.change
+            if grid.learned:
+                state[f"integers/{name}"] = grid.integers
+        return state
+
+    def finish_(self) -> str:
+        """Write the best state into the packed model and say what tuning did."""
+        with torch.no_grad():
+            for name, t in self._trained().items():
+                t.copy_(self.best_state[name])
+        helped = self.best < self.first
+        if helped:
+            for grid in self.grids.values():
+                grid.store_()
+        packed_again_(self.model.module, self.originals)
+        named = dict(self.model.module.named_parameters())
+        with torch.no_grad():
+            for name, f in self.factors.items():
+                if helped:
+                    named[name].copy_((self.before[name] * (1 + f)).to(named[name].dtype))
+        self.model.module.requires_grad_(False)
+        if not helped:
+            return f"tuning did not help on held-out text (KL {self.first:.4f} before, no less afterwards), so it was taken back"
+        return f"tuning {self.done} steps: KL on held-out calibration text {self.first:.4f} -> {self.best:.4f}"
+
+    def snapshot(self) -> Snapshot:
+        tensors: dict[str, Tensor] = {f"now/{k}": t.detach().clone() for k, t in self._trained().items()}
+        tensors |= {f"best/{k}": t for k, t in self.best_state.items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{i}/{k}": torch.as_tensor(t).clone() for k, t in state.items()}
+        return Snapshot(tensors, {"done": self.done, "best": self.best, "first": self.first})
+
+    def restore_(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, t in self._trained().items():
+                t.copy_(tensors[f"now/{name}"])
+        self.best_state = {k.removeprefix("best/"): t.to(self.changes[0].device) for k, t in tensors.items() if k.startswith("best/")}
+        self.done, self.best, self.first = state["done"], state["best"], state["first"]
+        adam: dict[int, dict[str, Tensor]] = {}
+        for key, t in tensors.items():
+            if key.startswith("adam/"):
+                _, i, name = key.split("/")
+                adam.setdefault(int(i), {})[name] = t
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": adam, "param_groups": whole["param_groups"]})
+
+
+def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Snapshot]) -> Work[str]:
+    """Train to the end. `before` of `total` units of the whole work were done already."""
+
+    def told(message: str, metrics: dict[str, float]) -> Progress:
+        return Progress(
+            "quantize", before + tuning.done, total, "steps", message, metrics, {"phase": "tuning"}, lambda: wrap(tuning.snapshot())
+        )
+
+    def pieces(work: Generator[None, None, float], message: str) -> Work[float]:
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            yield Progress("quantize", before + tuning.done, total, "steps", message)
+
+    every = max(1, tuning.steps // 10)
+    if tuning.done == 0:
+        held = yield from pieces(tuning.measure_(), "tuning: reading held-out text")
+        yield told("tuning begins", {"held_out": held})
+    while tuning.done < tuning.steps:
+        loss = yield from pieces(tuning.train_(), f"tuning: step {tuning.done + 1} of {tuning.steps}")
+        metrics = {"loss": loss}
+        if tuning.done % every == 0 or tuning.done == tuning.steps:
+            metrics["held_out"] = yield from pieces(tuning.measure_(), "tuning: reading held-out text")
+        yield told(f"tuning: step {tuning.done} of {tuning.steps}", metrics)
+    return tuning.finish_()
+
+
+class _Teacher:
+    """The base's logits of a window. What stands in front of the head is kept the first time, where the head is all that follows."""
+
+    def __init__(self, base: Model) -> None:
+        self.base = base
+        name = head_name(base)
+        self.head = None if name is None else base.module.get_submodule(name)
+        self.kept: dict[int, Tensor] = {}
+        self.exact: bool | None = None
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor) -> Tensor:
+        key = ids.data_ptr()  # windows live as long as the training
+        if self.exact and self.head is not None and key in self.kept:
+            return self.head(self.kept[key])
+        if self.head is None or self.exact is False:
+            return self._whole(ids)
+        seen: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            whole = self._whole(ids)
+        finally:
+            handle.remove()
+        if self.exact is None:  # some architectures scale or cap what the head gives
+            self.exact = bool(torch.equal(self.head(seen[0]), whole))
+        if self.exact:
+            self.kept[key] = seen[0]
+        return whole
+
+    def _whole(self, ids: Tensor) -> Tensor:
+        return self.base.module(input_ids=ids, use_cache=False).logits
