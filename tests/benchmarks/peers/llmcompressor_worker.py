@@ -28,6 +28,8 @@ def make(model: str, setting: dict[str, Any], calibration: list[list[int]]) -> t
     else:
         from llmcompressor.modifiers.awq import AWQModifier
 
+        torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign]  # it asks for it where no accelerator is
+
         recipe = [AWQModifier(**given)]
     oneshot(
         model=module, processor=peer.tokenizer(model), dataset=peer.batches(calibration), recipe=recipe,
