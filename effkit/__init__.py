@@ -41,6 +41,7 @@ _HOME = {
     "Store": "lab.store",
     "Student": "spec.recipe",
     "attach": "lab.run",
+    "best_format": "compress.quantization.sensitivity",
     "claim": "lab.claim",
     "device": "hardware.device",
     "devices": "hardware.device",
@@ -82,6 +83,7 @@ __all__ = [
     "Store",
     "Student",
     "attach",
+    "best_format",
     "claim",
     "device",
     "devices",
@@ -105,7 +107,7 @@ if TYPE_CHECKING:
     from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
-    from .compress.quantization.sensitivity import sensitivity
+    from .compress.quantization.sensitivity import best_format, sensitivity
     from .hardware.device import device, devices
     from .lab.claim import claim
     from .lab.measuring import measure

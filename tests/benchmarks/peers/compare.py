@@ -209,6 +209,7 @@ class Comparison:
         results = []
         for size in SIZES:
             words = ["--calibration", self.given.calibration, "--test", self.given.test, "--bits-per-weight", str(size)]
+            words += ["--test-window", str(self.given.window), "--windows", str(self.given.windows)]
             done = subprocess.run([sys.executable, script, self.given.model, *words], capture_output=True, text=True)
             result: dict[str, Any] = {"setting": {"bits_per_weight": size}, "how": f"quantization.py --bits-per-weight {size}"}
             if done.returncode:
