@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from effkit.compress.distillation.planning import layer_list
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.packed import PackedLinear
 from effkit.models.storage import is_replaced
