@@ -21,7 +21,7 @@ TEXT = " ".join(f"The pump was opened {n} times before its seal gave way and the
 OTHER = "A wing was found cracked near the left bolt; smoke was seen during flight and the oil had leaked away. " * 4
 FEW = {"calibration": TEXT, "samples": 6, "window": 64, "group_size": 32}
 THREE = {"bits": 3, "group_size": 32, "embedding_bits": None}
-STREAMED = ["gptq"]
+STREAMED = ["gptq", "search"]
 
 
 def kl(p, q):

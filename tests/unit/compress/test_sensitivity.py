@@ -40,14 +40,14 @@ def test_more_bits_cost_less_kl_in_every_module(found):
 
 
 def test_what_it_predicts_for_a_module_is_what_rounding_it_does(tiny_llama, found):
-    """Near the base the quadratic form is exact but for sampling: each layer's down projection alone, at 3 bits."""
-    for layer in range(3):
+    """Each layer's down projection alone, at 3 bits. Behind the last nothing mixes tokens, so there only sampling is between."""
+    for layer, near in ((2, 0.25), (1, 0.35), (0, 0.7)):
         name = f"model.layers.{layer}.mlp.down_proj"
         keep = {m.module: 16 for m in found.modules if m.module != name}
         given = {"calibration": TEXT, "samples": 4, "window": 64, "group_size": 32}
-        small = ek.quantize(tiny_llama, "search", module_bits={**keep, name: 3}, **given)
+        small = ek.quantize(tiny_llama, "search", embedding_bits=None, module_bits={**keep, name: 3}, **given)
         predicted = next(m for m in found.modules if m.module == name).choice(3).kl
-        assert predicted == pytest.approx(kl(tiny_llama, small), rel=0.5)
+        assert predicted == pytest.approx(kl(tiny_llama, small), rel=near)
 
 
 def test_it_follows_the_seed_and_leaves_the_model_alone(tiny_llama):
