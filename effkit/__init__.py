@@ -40,6 +40,7 @@ _HOME = {
     "Store": "lab.store",
     "Student": "spec.recipe",
     "attach": "lab.run",
+    "best_format": "compress.quantization.sensitivity",
     "claim": "lab.claim",
     "device": "hardware.device",
     "devices": "hardware.device",
@@ -79,6 +80,7 @@ __all__ = [
     "Store",
     "Student",
     "attach",
+    "best_format",
     "claim",
     "device",
     "devices",
@@ -101,7 +103,7 @@ if TYPE_CHECKING:
     from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
-    from .compress.quantization.sensitivity import sensitivity
+    from .compress.quantization.sensitivity import best_format, sensitivity
     from .hardware.device import device, devices
     from .lab.claim import claim
     from .lab.measuring import measure

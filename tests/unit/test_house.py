@@ -20,7 +20,8 @@ PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path 
 
 SURFACE = [
     "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Frontier", "Model", "Plan", "Profile",
-    "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "claim", "device", "devices",
+    "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach",
+    "best_format", "claim", "device", "devices",
     "distill", "evaluate", "load", "measure", "plan", "profile", "prune", "quantize", "read_labelled",
     "sensitivity", "start", "student",
 ]  # fmt: skip
