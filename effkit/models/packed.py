@@ -69,7 +69,8 @@ class PackedWeight(nn.Module):
 
     integers: uint8 [rows, plane_bytes(columns, bits)]
     scales:   float16 or bfloat16 [rows, groups]
-    zeros:    packed zero points, uint8 [rows, plane_bytes(groups, bits)]; absent when symmetric (zero = 2**(bits-1))
+    zeros:    packed zero points, uint8 [rows, plane_bytes(groups, bits)]; absent when symmetric (zero = 2**(bits-1));
+              with a `zero_dtype`, real numbers of that type [rows, groups]
     """
 
     def __init__(
@@ -82,9 +83,11 @@ class PackedWeight(nn.Module):
         dtype: torch.dtype,
         scale_dtype: torch.dtype = torch.float16,
         device: torch.device | str | None = None,
+        zero_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.rows, self.columns, self.bits, self.symmetric = rows, columns, bits, symmetric
+        self.zero_dtype = None if symmetric else zero_dtype
         self.group_size = group_size or columns
         self.dtype, self.scale_dtype = dtype, scale_dtype
         groups = columns // self.group_size
@@ -92,7 +95,9 @@ class PackedWeight(nn.Module):
         empty = {"device": device, "dtype": torch.uint8}
         self.register_buffer("integers", torch.empty(rows, plane_bytes(columns, bits), **empty))
         self.register_buffer("scales", torch.empty(rows, groups, device=device, dtype=scale_dtype))
-        if not symmetric:
+        if self.zero_dtype is not None:
+            self.register_buffer("zeros", torch.empty(rows, groups, device=device, dtype=self.zero_dtype))
+        elif not symmetric:
             self.register_buffer("zeros", torch.empty(rows, plane_bytes(groups, bits), **empty))
 
     integers: torch.Tensor
@@ -100,23 +105,23 @@ class PackedWeight(nn.Module):
     zeros: torch.Tensor
 
     @staticmethod
-    def predicted_bytes(rows: int, columns: int, bits: int, group_size: int | None, symmetric: bool) -> int:
+    def predicted_bytes(rows: int, columns: int, bits: int, group_size: int | None, symmetric: bool, real_zeros: bool = False) -> int:
         """Stored bytes, known before anything is rounded; a test holds it equal to what is stored.
 
         >>> PackedWeight.predicted_bytes(1, 64, 4, 64, False)
         35
         """
         groups = columns // (group_size or columns)
-        zeros = 0 if symmetric else plane_bytes(groups, bits)
+        zeros = 0 if symmetric else 2 * groups if real_zeros else plane_bytes(groups, bits)
         return rows * (plane_bytes(columns, bits) + 2 * groups + zeros)
 
     def store_(self, start: int, integers: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> None:
-        """Fill rows from `start`: uint8 integers [n, columns], scales [n, groups], zero points uint8 [n, groups] (None: symmetric)."""
+        """Fill rows from `start`: uint8 integers [n, columns], scales [n, groups], zero points [n, groups] (None: symmetric)."""
         rows = slice(start, start + len(integers))
         self.integers[rows] = pack(integers, self.bits)
         self.scales[rows] = scales
         if zeros is not None:
-            self.zeros[rows] = pack(zeros, self.bits)
+            self.zeros[rows] = zeros if self.zero_dtype is not None else pack(zeros, self.bits)
 
     def restore_(self, integers: torch.Tensor, scales: torch.Tensor) -> None:
         """Other integers [rows, columns] and scales on the same zero points."""
@@ -124,8 +129,11 @@ class PackedWeight(nn.Module):
         self.scales.copy_(scales)
 
     def zero_points(self) -> torch.Tensor | float:
-        """uint8 [rows, groups], or the one number that serves all."""
-        return 2.0 ** (self.bits - 1) if self.symmetric else unpack(self.zeros, self.bits, self.groups)
+        """[rows, groups], uint8 or real, or the one number that serves all."""
+        return 2.0 ** (self.bits - 1) if self.symmetric else self._zeros(self.zeros)
+
+    def _zeros(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored if self.zero_dtype is not None else unpack(stored, self.bits, self.groups)
 
     def dequantized(self, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
         """The matrix [rows, columns] it stands for, or only the given rows, in the compute dtype."""
@@ -138,7 +146,7 @@ class PackedWeight(nn.Module):
         if zeros is None:
             q -= 2 ** (self.bits - 1)
         else:
-            q -= unpack(zeros, self.bits, self.groups).to(self.dtype).unsqueeze(-1)
+            q -= self._zeros(zeros).to(self.dtype).unsqueeze(-1)
         q *= scales.to(self.dtype).unsqueeze(-1)
         return q.reshape(-1, self.columns)
 
@@ -150,6 +158,7 @@ class PackedWeight(nn.Module):
         return self.rows * self.columns
 
     def spec(self) -> dict[str, Any]:
+        real = {} if self.zero_dtype is None else {"zero_dtype": str(self.zero_dtype).removeprefix("torch.")}
         return {
             "rows": self.rows,
             "columns": self.columns,
@@ -158,12 +167,13 @@ class PackedWeight(nn.Module):
             "symmetric": self.symmetric,
             "dtype": str(self.dtype).removeprefix("torch."),
             "scale_dtype": str(self.scale_dtype).removeprefix("torch."),
+            **real,
         }
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], device: Any = "meta") -> PackedWeight:
         given = dict(spec)
-        for name in ("dtype", "scale_dtype"):
+        for name in {"dtype", "scale_dtype", "zero_dtype"} & given.keys():
             given[name] = getattr(torch, given[name])
         return cls(**given, device=device)
 
@@ -173,10 +183,11 @@ class PackedWeight(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedWeight:
         """`.to(dtype)` changes what it computes in, never what is stored: scales keep their dtype."""
-        stored = self.scales
-        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=stored.device)).dtype
+        stored = {name: tensor for name, tensor in self._buffers.items() if tensor is not None and tensor.is_floating_point()}
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.scales.device)).dtype
         super()._apply(fn, recurse)
-        self.scales = stored.to(self.scales.device)
+        for name, tensor in stored.items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
         return self
 
 

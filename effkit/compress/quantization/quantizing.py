@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from effkit.compress.distillation.planning import layer_list
 from effkit.hardware.memory import guard
 from effkit.models import storage
 from effkit.models.datasets import SUFFIXES
+from effkit.models.layers import layer_list
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight
