@@ -26,6 +26,7 @@ _HOME = {
     "Distill": "spec.recipe",
     "EffkitError": "spec.errors",
     "Estimate": "spec.intervals",
+    "Exported": "models.exporting",
     "Frontier": "spec.frontier",
     "Model": "models.model",
     "Plan": "spec.plan",
@@ -40,12 +41,14 @@ _HOME = {
     "Store": "lab.store",
     "Student": "spec.recipe",
     "attach": "lab.run",
+    "best_format": "compress.quantization.sensitivity",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
+    "export": "models.exporting",
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
@@ -66,6 +69,7 @@ __all__ = [
     "Distill",
     "EffkitError",
     "Estimate",
+    "Exported",
     "Frontier",
     "Model",
     "Plan",
@@ -80,12 +84,14 @@ __all__ = [
     "Store",
     "Student",
     "attach",
+    "best_format",
     "claim",
     "compare_tokens",
     "device",
     "devices",
     "distill",
     "evaluate",
+    "export",
     "load",
     "measure",
     "plan",
@@ -103,7 +109,7 @@ if TYPE_CHECKING:
     from .compress.distillation.students import prune, student
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
-    from .compress.quantization.sensitivity import sensitivity
+    from .compress.quantization.sensitivity import best_format, sensitivity
     from .hardware.device import device, devices
     from .lab.claim import claim
     from .lab.measuring import measure
@@ -112,6 +118,7 @@ if TYPE_CHECKING:
     from .measure.fidelity import evaluate
     from .measure.latency import profile
     from .measure.tokenwise import compare_tokens
+    from .models.exporting import Exported, export
     from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -53,12 +54,13 @@ class Allocation(Noun):
 class Sensitivity(Noun):
     """What every width would cost every module of one model. `fixed_bytes`: of all that is never quantized.
 
-    `scale`: measured KL over the plain sum, 1 until a measurement has calibrated it.
+    `group_size` and `symmetric` as in Quantize. `scale`: measured KL over the plain sum, 1 until a measurement has calibrated it.
     """
 
     source: str
     text: str
-    group_size: int | None
+    group_size: int | Literal["auto"] | None = "auto"
+    symmetric: bool = False
     modules: tuple[Sensitive, ...]
     fixed_bytes: int
     scale: float = 1.0

@@ -68,12 +68,12 @@ def quantize_layers(
                 yield from _told(_drained(stream.advance(layer, index)), still, f"layer {index}: passing on")
 
 
+@torch.no_grad()  # also here it is left and entered again at every yield, so a driver's own gradients are not switched off
 def _rounded(step: Quantize, planned: ModulePlan, original: nn.Module, seen: Any) -> Generator[Any, None, nn.Module]:
     weight = as_matrix(original)
     bits, group = int(planned.bits or step.bits), planned.group_size or weight.shape[1]
     scale_dtype = scale_type(weight, bits)
-    with torch.no_grad():
-        rounded = yield from method_of(step.method).choose(weight, seen, bits, group, step.symmetric, scale_dtype)  # type: ignore[attr-defined]
+    rounded = yield from method_of(step.method).choose(weight, seen, bits, group, step.symmetric, scale_dtype)  # type: ignore[attr-defined]
     rows, columns = weight.shape
     packed = PackedWeight(rows, columns, bits, group, step.symmetric, weight.dtype, scale_dtype, device=weight.device)
     packed.store_(0, *rounded)

@@ -76,6 +76,15 @@ def embedding_name(model: Model) -> str:
     return next(name for name, module in model.module.named_modules() if module is embedding)
 
 
+def tied_head(model: Model) -> str | None:
+    """The head's name where it shares the embedding's weight, else None."""
+    head = head_name(model)
+    if head is None:
+        return None
+    table, module = model.module.get_submodule(embedding_name(model)), model.module.get_submodule(head)
+    return head if getattr(module, "weight", None) is getattr(table, "weight", 0) else None
+
+
 def _inventory(model: Model) -> list[_Stored]:
     grouped: dict[str, list] = {}
     for entry in model.ledger().entries:

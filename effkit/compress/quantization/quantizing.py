@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from effkit.compress.distillation.planning import layer_list
 from effkit.hardware.memory import guard
 from effkit.models import storage
 from effkit.models.datasets import SUFFIXES
+from effkit.models.layers import layer_list
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight
@@ -26,7 +26,7 @@ from .calibrated import quantize_layers, reads
 from .calibration import GENERATED, split
 from .calibration import calibration as calibrated
 from .methods.rtn import rounded_embedding
-from .planning import as_matrix, embedding_name, head_name, plan_quantize, step_for, vocabulary_step
+from .planning import as_matrix, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
 from .rounding import error_by_rows
 from .tuning import Tuning
@@ -180,7 +180,7 @@ def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
 
 def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module]) -> Model:
     """A copy of the model with the replacements in place; a head tied to the embedding shares its packed weight."""
-    tied = _tied_head(model)
+    tied = tied_head(model)
     replaced = [*done, tied] if tied and embedding_name(model) in done else list(done)
     new = model.clone(without=replaced)
     for name, module in done.items():
@@ -190,14 +190,6 @@ def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Modu
         new.module.set_submodule(tied, PackedLinear(table.packed, None if bias is None else bias.detach().clone()))
     new.module.eval().requires_grad_(False)
     return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
-
-
-def _tied_head(model: Model) -> str | None:
-    head = head_name(model)
-    if head is None:
-        return None
-    table, module = model.module.get_submodule(embedding_name(model)), model.module.get_submodule(head)
-    return head if getattr(module, "weight", None) is getattr(table, "weight", 0) else None
 
 
 def _restored(resume: Snapshot, model: Model) -> dict[str, nn.Module]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 METHODS = {
     "rtn": "effkit.compress.quantization.methods.rtn:RTN",
+    "search": "effkit.compress.quantization.methods.search:METHOD",
+    "hqq": "effkit.compress.quantization.methods.hqq:METHOD",
     "gptq": "effkit.compress.quantization.methods.gptq:METHOD",
     "nf4": "effkit.compress.quantization.methods.bnb:NF4",
     "fp4": "effkit.compress.quantization.methods.bnb:FP4",

@@ -18,22 +18,25 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from effkit.hardware.memory import guard
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.packed import PackedWeight
-from effkit.spec.allocation import Choice, Sensitive, Sensitivity
-from effkit.spec.errors import BadInput, choice
+from effkit.spec.allocation import Allocation, Choice, Sensitive, Sensitivity
+from effkit.spec.errors import BadInput, bytes_text, choice
+from effkit.spec.plan import ModulePlan
 from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.recipe import BITS, KEPT, Quantize, step_of
 
 from .calibration import calibration as calibrated
-from .planning import as_matrix, embedding_name, head_name, plan_quantize
+from .planning import as_matrix, embedding_name, head_name, plan_quantize, tied_head
 from .rounding import fit, nearest, scale_type
 
 MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; wider ones follow from their squared errors
 ROWS = 1 << 22  # weights rounded at once
+GROUPS = (32, 48, 64, 96, 128)
 TOKENS = 64  # of every window whose inputs and slopes are kept
 
 
@@ -56,53 +59,101 @@ def sensitivity(
 
     Raises BadInput (a classifier: its answers are no next tokens; unknown bits). The KL of tied embedding and head are added.
     """
+    work = _formats(model, text, tuple(sorted(bits)), [(group_size, symmetric)], samples, window, vocabulary, seed)
+    return (yield from work)[0]
+
+
+@long_work
+def best_format(
+    model: Model,
+    text: Any = None,
+    bytes: int | None = None,
+    bits_per_weight: float | None = None,
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8),
+    samples: int = 8,
+    window: int = 256,
+    seed: int = 0,
+) -> Work[tuple[Sensitivity, Allocation]]:
+    """The group size and form (with or without zero points) that promise the least KL for a budget, and the bits of every module.
+
+    bytes: of the whole model, embedding and head quantized too; or bits_per_weight: of the linear layers alone, scales and
+    zero points counted. Groups of 32, 48, 64, 96 and 128 are tried where they divide every row. Small groups fit the weights
+    better, large ones leave more bytes for the weights themselves. Raises BadInput where the budget is too small or not given.
+    """
+    if (bytes is None) == (bits_per_weight is None):
+        raise BadInput("bytes and bits_per_weight are both given, or neither is", "Allowed: exactly one of them")
+    widths = {as_matrix(m).shape[1] for m in model.module.modules() if isinstance(m, nn.Linear | Conv1D)}
+    groups = [g for g in GROUPS if all(width % g == 0 for width in widths)] or ["auto"]
+    forms = [(group, symmetric) for group in groups for symmetric in (True, False)]
+    found = yield from _formats(model, text, tuple(sorted(bits)), forms, samples, window, bytes is not None, seed)
+    best: tuple[Sensitivity, Allocation] | None = None
+    for one in found:
+        weights = sum(m.weights for m in one.modules)
+        budget = bytes if bytes is not None else one.fixed_bytes + int(float(bits_per_weight or 0) * weights / 8)
+        if budget < one.smallest:
+            continue
+        allocation = one.allocate(budget)
+        if best is None or allocation.kl < best[1].kl:
+            best = one, allocation
+    if best is None:
+        asked = bytes_text(bytes) if bytes is not None else f"{bits_per_weight} bits a weight"
+        least = min(one.smallest for one in found)
+        raise BadInput(f"a budget of {asked} is too small", f"The fewest bits make {bytes_text(least)} of the whole model", "Give more")
+    return best
+
+
+def _formats(
+    model: Model, text: Any, bits: tuple[int, ...], forms: list[tuple[Any, bool]], samples: int, window: int, vocabulary: bool, seed: int
+) -> Work[list[Sensitivity]]:
+    """A Sensitivity for every (group size, symmetric), from the same passes over the text."""
     if model.task != "causal-lm":
         raise BadInput(f"{model.checkpoint.source} is a classifier", "Allowed: a causal language model", "Quantize with one width for all")
     wrong = next((b for b in bits if b not in BITS), None)
     if wrong is not None or not bits:
         raise choice("bits", wrong, BITS)
-    step = step_of(
-        Quantize, method="rtn", bits=min(bits), group_size=group_size, symmetric=symmetric, embedding_bits=8 if vocabulary else None
-    )
-    plan = plan_quantize(model, step)
-    planned = {p.module: p for p in plan.acting()}
+    tables = 8 if vocabulary else None
+    steps = [
+        step_of(Quantize, method="rtn", bits=min(bits), group_size=group, symmetric=symmetric, embedding_bits=tables)
+        for group, symmetric in forms
+    ]
+    plans = [{p.module: p for p in plan_quantize(model, step).acting()} for step in steps]
     batches = yield from calibrated(model, text, samples, window, batch=1, seed=seed)
-    reader = _Reader(model, planned, tuple(sorted(bits)), symmetric)
+    reader = _Reader(model, plans[0])
     draw = torch.Generator().manual_seed(seed)
+    chosen: list[list[Sensitive]] = [[] for _ in forms]
     with guard(model.device, "measuring sensitivity"):
         for number, batch in enumerate(batches):
             yield Progress("sensitivity", number, len(batches), "windows", "one backward pass a window")
             reader.read(batch, draw)
-        for number, name in enumerate(planned):
-            yield Progress("sensitivity", number, len(planned), "modules", name)
-            reader.change_(name)
-    modules = tuple(reader.sensitive(name) for name in planned)
-    quantized = sum(p.bytes_before for p in planned.values())
-    total = model.stored_bytes
-    yield Progress("sensitivity", len(planned), len(planned), "modules", "done")
-    return Sensitivity(
-        source=model.checkpoint.source,
-        text=str(text) if isinstance(text, str) and len(text) < 200 else "given text" if text is not None else "default",
-        group_size=None if group_size == "auto" else group_size,
-        modules=modules,
-        fixed_bytes=total - quantized,
-    )
+        for number, name in enumerate(plans[0]):
+            yield Progress("sensitivity", number, len(plans[0]), "modules", name)
+            for i, (_, symmetric) in enumerate(forms):
+                chosen[i].append(reader.sensitive(plans[i][name], bits, symmetric))
+                if i + 1 < len(forms):
+                    yield Progress("sensitivity", number, len(plans[0]), "modules", name)
+            reader.forget_(name)
+    yield Progress("sensitivity", len(plans[0]), len(plans[0]), "modules", "done")
+    name = "default" if text is None else text if isinstance(text, str) and len(text) < 200 else "given text"
+    fixed = model.stored_bytes - sum(p.bytes_before for p in plans[0].values())
+    return [
+        Sensitivity(
+            source=model.checkpoint.source, text=name, group_size=group, symmetric=symmetric, modules=tuple(modules), fixed_bytes=fixed
+        )
+        for (group, symmetric), modules in zip(forms, chosen, strict=True)
+    ]
 
 
 class _Reader:
     """Inputs and gradients of every module, and what they say about a change of its weight."""
 
-    def __init__(self, model: Model, planned: dict[str, Any], bits: tuple[int, ...], symmetric: bool) -> None:
-        self.model, self.planned, self.bits, self.symmetric = model, planned, bits, symmetric
+    def __init__(self, model: Model, planned: dict[str, ModulePlan]) -> None:
+        self.model = model
         self.inputs: dict[str, list[Tensor]] = {}
         self.slopes: dict[str, list[Tensor]] = {}
-        self.kl: dict[str, dict[int, float]] = {}
-        self.table = embedding_name(model)
-        head = head_name(model)
-        tied = head is not None and model.module.get_submodule(head).weight is model.module.get_submodule(self.table).weight
+        self.table, self.head = embedding_name(model), head_name(model)
         self.uses = {name: [name] for name in planned}
-        if tied and head is not None and self.table in planned:
-            self.uses[self.table] = [self.table, head]  # one weight, read in two places
+        if self.table in planned and tied_head(model):
+            self.uses[self.table] = [self.table, str(self.head)]  # one weight, read in two places
 
     def read(self, batch: dict[str, Tensor], draw: torch.Generator) -> None:
         """One pass forwards and one backwards, with labels drawn from the model's own predictions."""
@@ -142,45 +193,45 @@ class _Reader:
             elif name not in wanted:
                 self.inputs.pop(name, None)
 
-    def change_(self, name: str) -> None:
-        """The KL of every width for one module; what was kept of it is let go."""
-        planned = self.planned[name]
-        weight = as_matrix(self.model.module.get_submodule(name))
-        group = planned.group_size or weight.shape[1]
-        symmetric = self.symmetric and name not in (self.table, head_name(self.model))
-        uses = [(torch.cat(self.inputs.pop(use)), torch.cat(self.slopes.pop(use)).float()) for use in self.uses[name] if use in self.slopes]
-        measured = tuple(b for b in MEASURED if b in self.bits) or (min(self.bits),)
-        errors = dict.fromkeys(self.bits, 0.0)
-        along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in measured}
-        rows = max(1, ROWS // weight.shape[1])
-        with torch.no_grad():
-            for start in range(0, len(weight), rows):
-                part = slice(start, min(start + rows, len(weight)))
-                exact = weight[part].float()
-                for bits in self.bits:
-                    change = _rounded(exact, bits, group, symmetric) - exact
-                    errors[bits] += float(change.square().sum())
-                    if bits in measured:
-                        for total, (x, slope) in zip(along[bits], uses, strict=True):
-                            total += _along(change, x, slope, part)
-        kl = {b: sum(0.5 * float(t.square().mean()) for t in totals) for b, totals in along.items()}
-        widest = max(measured)
-        self.kl[name] = {b: kl[b] if b in kl else kl[widest] * errors[b] / max(errors[widest], 1e-30) for b in self.bits}
+    def forget_(self, name: str) -> None:
+        for use in self.uses[name]:
+            self.inputs.pop(use, None)
+            self.slopes.pop(use, None)
 
-    def sensitive(self, name: str) -> Sensitive:
-        planned = self.planned[name]
+    def sensitive(self, planned: ModulePlan, bits: tuple[int, ...], symmetric: bool) -> Sensitive:
+        """One module's choices in one form."""
+        name = planned.module
         module = self.model.module.get_submodule(name)
-        rows, columns = as_matrix(module).shape
+        weight = as_matrix(module)
+        rows, columns = weight.shape
         group = planned.group_size or columns
-        symmetric = self.symmetric and name not in (self.table, head_name(self.model))
+        symmetric = symmetric and name not in (self.table, self.head)
+        kl = self._kl(name, weight, bits, group, symmetric)
         bias = getattr(module, "bias", None)
         beside = 0 if bias is None else bias.numel() * bias.element_size()
-        choices = [
-            Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=self.kl[name][b])
-            for b in self.bits
-        ]
+        choices = [Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=kl[b]) for b in bits]
         choices.append(Choice(bits=KEPT, bytes=planned.bytes_before, kl=0.0))
         return Sensitive(module=name, kind=planned.kind, layer=layer_of(name), weights=rows * columns, choices=tuple(choices))
+
+    @torch.no_grad()
+    def _kl(self, name: str, weight: Tensor, bits: tuple[int, ...], group: int, symmetric: bool) -> dict[int, float]:
+        uses = [(torch.cat(self.inputs[use]), torch.cat(self.slopes[use]).float()) for use in self.uses[name] if use in self.slopes]
+        measured = tuple(b for b in MEASURED if b in bits) or (min(bits),)
+        errors = dict.fromkeys(bits, 0.0)
+        along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in measured}
+        rows = max(1, ROWS // weight.shape[1])
+        for start in range(0, len(weight), rows):
+            part = slice(start, min(start + rows, len(weight)))
+            exact = weight[part].float()
+            for b in bits:
+                change = _rounded(exact, b, group, symmetric) - exact
+                errors[b] += float(change.square().sum())
+                if b in measured:
+                    for total, (x, slope) in zip(along[b], uses, strict=True):
+                        total += _along(change, x, slope, part)
+        kl = {b: sum(0.5 * float(t.square().mean()) for t in totals) for b, totals in along.items()}
+        widest = max(measured)
+        return {b: kl[b] if b in kl else kl[widest] * errors[b] / max(errors[widest], 1e-30) for b in bits}
 
 
 def _rounded(weight: Tensor, bits: int, group: int, symmetric: bool) -> Tensor:

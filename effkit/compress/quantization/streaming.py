@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from effkit.compress.distillation.planning import layer_list
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.packed import PackedLinear
 from effkit.models.storage import is_replaced
@@ -112,7 +112,10 @@ class Stream:
         return [n for n, m in layer.named_modules() if isinstance(m, nn.Linear | Conv1D) or is_replaced(m)]
 
     def groups(self, index: int, wanted: set[str]) -> list[list[str]]:
-        """Names of a layer's modules among `wanted` (full names), grouped by the tensor they read, in running order."""
+        """Names of a layer's modules among `wanted` (full names), grouped by the tensor they read, in running order.
+
+        What the first batch does not reach (an expert that no token chose) comes last, each by itself.
+        """
         layer, prefix = self.layers[index], f"{self.name}.{index}."
         names = [name for name in self.inside(layer) if prefix + name in wanted]
         order: list[tuple[Tensor, list[str]]] = []
@@ -134,7 +137,8 @@ class Stream:
         finally:
             for hook in hooks:
                 hook.remove()
-        return [group for _, group in order]
+        reached = {name for _, group in order for name in group}
+        return [group for _, group in order] + [[name] for name in names if name not in reached]
 
     def see(self, layer: nn.Module, index: int, group: list[str]) -> Generator[int, None, Seen]:
         """What the modules of a group read, over all batches. Yields after each."""

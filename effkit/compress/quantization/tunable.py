@@ -23,9 +23,9 @@ INSIDE = 0.45  # how far from its integer a trained weight may begin: nothing fl
 class Grid(nn.Module):
     """The weight of one PackedWeight in trainable form; linear layers and tied embeddings share one."""
 
-    def __init__(self, packed: PackedWeight, exact: Tensor | None) -> None:
+    def __init__(self, packed: PackedWeight, exact: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self.packed = packed
+        self.packed, self.dtype = packed, dtype
         self.group, self.bits = packed.group_size, packed.bits
         integers = unpack(packed.integers, packed.bits, packed.columns)
         zeros = packed.zero_points()
@@ -61,7 +61,7 @@ class TunableLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         g = self.grid
-        y = _Linear.apply(x, g.scale(), g.integers, g.zero, g.group, 2**g.bits - 1)
+        y = _Linear.apply(x, g.scale(), g.integers, g.zero, g.group, 2**g.bits - 1, g.dtype)
         return y if self.bias is None else y + self.bias
 
 
@@ -85,21 +85,25 @@ class TunableEmbedding(nn.Module):
 
 
 class _Linear(torch.autograd.Function):
-    """y = x W' with W made of integers and scales, both times."""
+    """y = x W' with W made of integers and scales, both times; products in `dtype`, all else in float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, integers: Tensor, zero: Any, group: int, highest: int) -> Tensor:
-        ctx.save_for_backward(x, scale, integers)
-        ctx.zero, ctx.group, ctx.highest = zero, group, highest
-        return nn.functional.linear(x, (_offset(integers, zero, group, highest) * scale.unsqueeze(-1)).reshape(integers.shape))
+    def forward(ctx: Any, x: Tensor, scale: Tensor, integers: Tensor, zero: Any, group: int, highest: int, dtype: torch.dtype) -> Tensor:
+        low = x.to(dtype)
+        ctx.save_for_backward(low, scale, integers)
+        ctx.zero, ctx.group, ctx.highest, ctx.above = zero, group, highest, x.dtype
+        weight = (_offset(integers, zero, group, highest) * scale.unsqueeze(-1)).reshape(integers.shape)
+        return nn.functional.linear(low, weight.to(dtype)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, scale, integers = ctx.saved_tensors
-        (above,) = grads
+        above = grads[0].to(x.dtype)
         q = _offset(integers, ctx.zero, ctx.group, ctx.highest)
-        below = above @ (q * scale.unsqueeze(-1)).reshape(integers.shape) if ctx.needs_input_grad[0] else None
-        weight = (above.flatten(0, -2).t() @ x.flatten(0, -2)).reshape(q.shape)
+        below = None
+        if ctx.needs_input_grad[0]:
+            below = (above @ (q * scale.unsqueeze(-1)).reshape(integers.shape).to(x.dtype)).to(ctx.above)
+        weight = (above.flatten(0, -2).t() @ x.flatten(0, -2)).float().reshape(q.shape)
         for_scale = (weight * q).sum(-1)
         for_integers = None
         if ctx.needs_input_grad[2]:
@@ -107,7 +111,7 @@ class _Linear(torch.autograd.Function):
             # beyond the ends of the grid only the way back has a slope
             for_integers.masked_fill_((integers < 0) & (for_integers > 0), 0.0)
             for_integers.masked_fill_((integers > ctx.highest) & (for_integers < 0), 0.0)
-        return below, for_scale, for_integers, None, None, None
+        return below, for_scale, for_integers, None, None, None, None
 
 
 def _offset(integers: Tensor, zero: Any, group: int, highest: int) -> Tensor:
@@ -116,10 +120,10 @@ def _offset(integers: Tensor, zero: Any, group: int, highest: int) -> Tensor:
     return q.reshape(q.shape[0], -1, group).sub_(zero)
 
 
-def tunable_(module: nn.Module, exact: dict[str, Tensor]) -> dict[str, Grid]:
+def tunable_(module: nn.Module, exact: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Grid]:
     """Put trainable forms in the place of packed modules; gives every packed weight's grid under its first module's name.
 
-    exact: for "weights", the unrounded weight of every packed linear that is to learn its integers.
+    exact: for "weights", the unrounded weight of every packed linear that is to learn its integers. dtype: of products.
     """
     grids: dict[int, Grid] = {}
     names: dict[str, Grid] = {}
@@ -131,7 +135,7 @@ def tunable_(module: nn.Module, exact: dict[str, Tensor]) -> dict[str, Grid]:
                 isinstance(m, PackedLinear) and m.packed is part.packed for m in packed.values()
             ):
                 continue  # a table of its own: few of its rows are ever read
-            grids[id(part.packed)] = names[name] = Grid(part.packed, None if id(part.packed) in tied else exact.get(name))
+            grids[id(part.packed)] = names[name] = Grid(part.packed, None if id(part.packed) in tied else exact.get(name), dtype)
         grid = grids[id(part.packed)]
         module.set_submodule(name, TunableEmbedding(grid) if isinstance(part, PackedEmbedding) else TunableLinear(grid, part.bias))
     return names

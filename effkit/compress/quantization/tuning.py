@@ -24,9 +24,12 @@ from .planning import head_name
 from .tunable import Grid, packed_again_, tunable_
 
 WINDOWS = 4  # a step
+PIECE = 1e11  # floating-point operations between two yields: about a second of two processor cores
 RATE = 2e-3  # relative change of a scale or of a norm's weight in a step
-GRID_RATE = 0.02  # of an integer, in units of the grid
+GRID_WAY = 0.5  # how far an integer may travel in all steps together, in units of the grid
+GRID_RATE = 0.005  # and at most in one
 WARM_UP = 10
+SLICE = 1 << 20  # logits compared at once
 LAST = 0.02  # the rate at the end, over that at the beginning
 
 
@@ -46,7 +49,7 @@ class Tuning:
             for name in self.originals:
                 source = base.module.get_submodule(name)
                 exact[name] = source.weight.detach() if isinstance(source, nn.Linear) else source.weight.detach().t()  # type: ignore[operator]
-        self.grids: dict[str, Grid] = tunable_(module, exact)
+        self.grids: dict[str, Grid] = tunable_(module, exact, fast_dtype(base))
         self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and "norm" in name.rsplit(".", 2)[-2].lower()}
         self.changes = [grid.change for grid in self.grids.values()]
         self.learned = [grid.integers for grid in self.grids.values() if grid.learned]
@@ -56,22 +59,22 @@ class Tuning:
         module.requires_grad_(False)
         groups: list[dict[str, Any]] = [{"params": [*self.changes, *self.factors.values()], "lr": RATE}]
         if self.learned:
-            groups.append({"params": self.learned, "lr": GRID_RATE})
+            groups.append({"params": self.learned, "lr": min(GRID_RATE, GRID_WAY / steps)})
         for group in groups:
             for p in group["params"]:
                 p.requires_grad_(True)
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.rates = [group["lr"] for group in groups]
+        weights_read = sum(p.numel() for p in base.module.parameters())
+        self.piece = max(1, int(PIECE / (6.0 * weights_read * len(windows[0]))))
         self.best = math.inf
         self.first = math.inf
         self.best_state: dict[str, Tensor] = {}
 
-    def loss(self, ids: Tensor) -> Tensor:
-        """Mean KL in nats a token of windows [n, window]."""
-        logits = self._logits(ids)
-        exact = self.teacher.logits(ids)
-        exact = exact.float().log_softmax(-1)
-        return nn.functional.kl_div(logits.float().log_softmax(-1), exact, reduction="none", log_target=True).sum(-1).mean()
+    def loss(self, windows: list[Tensor]) -> Tensor:
+        """Mean KL in nats a token of some windows."""
+        exact = torch.cat([self.teacher.logits(window) for window in windows])
+        return _Divergence.apply(self._logits(torch.stack(windows)).flatten(0, -2), exact)  # type: ignore[return-value]
 
     def _logits(self, ids: Tensor) -> Tensor:
         scaled = {name: (self.before[name] * (1 + f)).to(self.before[name].dtype) for name, f in self.factors.items()}
@@ -85,9 +88,10 @@ class Tuning:
             group["lr"] = rate * self._shape()
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for i in chosen:
+        for start in range(0, len(chosen), self.piece):
+            part = chosen[start : start + self.piece]
             with torch.enable_grad():
-                loss = self.loss(self.windows[i][None]) / len(chosen)
+                loss = self.loss([self.windows[i] for i in part]) * (len(part) / len(chosen))
             loss.backward()
             total += float(loss.detach())
             yield
@@ -105,7 +109,7 @@ class Tuning:
         total = 0.0
         for window in self.held:
             with torch.no_grad():
-                total += float(self.loss(window[None]))
+                total += float(self.loss([window]))
             yield
         held = total / len(self.held)
         if self.done == 0:
@@ -194,6 +198,38 @@ def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Sna
     return tuning.finish_()
 
 
+def fast_dtype(model: Model) -> torch.dtype:
+    """bfloat16 where a CPU multiplies in it (its rounding is far below that of few bits), else what the model computes in."""
+    if model.device.type == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return model.dtype
+
+
+class _Divergence(torch.autograd.Function):
+    """Mean KL(base || model) of logits [n, vocabulary], and its slope q - p, made a few rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, base: Tensor) -> Tensor:
+        n = len(logits)
+        rows = max(1, SLICE // logits.shape[1])
+        slope = torch.empty_like(logits)
+        total = torch.zeros((), device=logits.device)
+        for start in range(0, n, rows):
+            part = slice(start, start + rows)
+            expected = base[part].float().log_softmax(-1)
+            found = logits[part].float().log_softmax(-1)
+            p = expected.exp()
+            total += (p * (expected - found)).sum()
+            slope[part] = found.exp_().sub_(p).div_(n)
+        ctx.save_for_backward(slope)
+        return total / n
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (slope,) = ctx.saved_tensors
+        return slope * grads[0], None
+
+
 class _Teacher:
     """The base's logits of a window. What stands in front of the head is kept the first time, where the head is all that follows."""
 
@@ -203,14 +239,16 @@ class _Teacher:
         self.head = None if name is None else base.module.get_submodule(name)
         self.kept: dict[int, Tensor] = {}
         self.exact: bool | None = None
+        self.dtype = fast_dtype(base)
 
     @torch.no_grad()
-    def logits(self, ids: Tensor) -> Tensor:
-        key = ids.data_ptr()  # windows live as long as the training
+    def logits(self, window: Tensor) -> Tensor:
+        """[window, vocabulary] of one window, which must live as long as the training."""
+        key, ids = window.data_ptr(), window[None]
         if self.exact and self.head is not None and key in self.kept:
-            return self.head(self.kept[key])
+            return nn.functional.linear(self.kept[key].to(self.dtype), self.weight, self.bias)
         if self.head is None or self.exact is False:
-            return self._whole(ids)
+            return self._whole(ids)[0]
         seen: list[Tensor] = []
         handle = self.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
         try:
@@ -219,9 +257,13 @@ class _Teacher:
             handle.remove()
         if self.exact is None:  # some architectures scale or cap what the head gives
             self.exact = bool(torch.equal(self.head(seen[0]), whole))
+            if self.exact:
+                bias = self.head.bias
+                self.weight: Tensor = self.head.weight.to(self.dtype)  # type: ignore[operator, assignment]
+                self.bias: Tensor | None = None if bias is None else bias.to(self.dtype)  # type: ignore[operator, assignment]
         if self.exact:
-            self.kept[key] = seen[0]
-        return whole
+            self.kept[key] = seen[0][0]
+        return whole[0]
 
     def _whole(self, ids: Tensor) -> Tensor:
         return self.base.module(input_ids=ids, use_cache=False).logits
