@@ -1,4 +1,4 @@
-"""The layer map and the token lens in a real JupyterLab: slider, keys, table twins, a verification, and how they look."""
+"""Layer map, token lens and method table in a real JupyterLab: slider, keys, table twins, a verification, and how they look."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ LENS = [
     "text = 'Once upon a time there was a <b>little</b> dog who liked to run.\\nHe saw a big red ball in the park, '\\\n"
     "    'but the ball was on top of a high wall and he could not reach it. \"Help me,\" he said to the bird.'\n"
     "lens = widgets.TokenLens(base, small, text)\nlens",
+]
+METHODS = [
+    LOAD,
+    "quick = {'window': 64, 'windows': 6, 'prompt': 8, 'new_tokens': 2, 'repeats': 1, 'store': False}\n"
+    "made = {f'nearest, {bits} bits': {'bits': bits} for bits in (3, 4, 8)} | {'NF4 <i>': {'method': 'nf4'}}\n"
+    "records = [ek.measure(ek.quantize(base, **how), base=base, name=name, **quick) for name, how in made.items()]\n"
+    "table = widgets.MethodTable(records, seconds={'NF4 <i>': 1.5, 'nearest, 4 bits': 75.0})\ntable",
 ]
 
 
@@ -179,3 +186,26 @@ def test_the_lens_shows_both_models_choices_and_its_table(open_notebook):
     assert largest == pytest.approx(notebook.value("max(t.kl for t in lens.comparison.tokens if t.kl is not None)"))
     card.locator("[data-action='table']").click()
     look(notebook, card, "token-lens")
+
+
+def test_the_method_table_ties_neighbours_and_has_a_twin(open_notebook):
+    notebook = open_notebook("method-table", METHODS)
+    notebook.run_all(timeout=120)
+    card = notebook.card("MethodTable")
+    names = [group.get_attribute("data-method") for group in card.locator("[data-method]").all()]
+    assert names == notebook.value("[record.name for record in table.records]")
+    assert card.locator("i").count() == 0, "a name became markup"
+    ties = card.locator("[data-tie='same']").count()
+    assert ties == sum(row == "same" for row in notebook.value("[row['next'] for row in table.rows]"))
+    card.locator(".ek-chart svg").focus()
+    notebook.page.keyboard.press("ArrowDown")
+    assert names[1] in card.locator(".ek-tip").inner_text()
+    notebook.page.keyboard.press("Escape")
+    card.locator("[data-action='table']").click()
+    with notebook.page.expect_download() as download:
+        card.locator("[data-action='csv']").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    assert [row["method"] for row in rows] == names
+    assert {row["method"]: row["seconds taken"] for row in rows}["NF4 <i>"] == "1.5"
+    card.locator("[data-action='table']").click()
+    look(notebook, card, "method-table")
