@@ -101,6 +101,7 @@ def test_bits_set_by_hand_stay_when_the_budget_moves(card, found):
     assert moved.bits[name] == 8
     assert moved == found.allocate(found.smallest + 12_000, {name: 8})
     assert card.allocation == moved
+    assert card.choice["pinned"] == [name]
     freed = card.set_bits(name, None)
     assert freed == found.allocate(found.smallest + 12_000)
     assert card.choice["pinned"] == []
