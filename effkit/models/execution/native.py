@@ -29,6 +29,7 @@ SOURCE = Path(__file__).with_name("packed_linear.cpp")
 # No -ffast-math: linked into a library it would flush denormals to zero in the whole process.
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC")
 OPERATOR = "packed_linear(Tensor x, Tensor integers, Tensor scales, Tensor? zeros, Tensor? bias, int group, int bits) -> Tensor"
+REAL = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2}  # how zero points are stored
 
 _building = threading.Lock()
 
@@ -58,7 +59,7 @@ def multiply(
         given.data_ptr(), given.numel() // columns,
         integers.data_ptr(), integers.shape[1],
         scales.data_ptr(), scales.dtype == torch.bfloat16,
-        None if zeros is None else zeros.data_ptr(), 0 if zeros is None else zeros.shape[1],
+        None if zeros is None else zeros.data_ptr(), 0 if zeros is None else zeros.shape[1], 0 if zeros is None else REAL[zeros.dtype],
         None if offset is None else offset.data_ptr(), y.data_ptr(),
         rows, columns, group, bits, torch.get_num_threads(),
     )  # fmt: skip
@@ -87,7 +88,7 @@ def _loaded(wanted: str) -> tuple[Callable[..., None] | None, str | None]:
             return None, f"effkit's own kernel cannot be used: {error}"
     pointer, number, small = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     function.argtypes = [
-        pointer, number, pointer, number, pointer, small, pointer, number, pointer, pointer, number, number, number, small, small,
+        pointer, number, pointer, number, pointer, small, pointer, number, small, pointer, pointer, number, number, number, small, small,
     ]  # fmt: skip
     function.restype = None
     return function, None
