@@ -164,6 +164,17 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["broken.cpp"]
 
 
+def test_a_kernel_that_multiplies_wrongly_is_not_used(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.cpp"
+    broken.write_text(native.SOURCE.read_text().replace("word = (word >> (part * width)) & mask;", "word = word & mask;"))
+    monkeypatch.setattr(native, "SOURCE", broken)
+    native._loaded.cache_clear()
+    try:
+        assert native.why_not() == "effkit's own kernel, as compiled here, multiplies wrongly (4 bits)"
+    finally:
+        native._loaded.cache_clear()
+
+
 def test_the_execution_of_a_dense_model(tiny_llama):
     table = tiny_llama.execution()
     assert table.engines == {"dense": 22}
