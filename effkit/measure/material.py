@@ -54,8 +54,8 @@ class Texts:
         self.text, self.texts, self.length = text, texts, length
         self.count = len(texts)
 
-    def outputs(self, model: Model, units: Sequence[int], kv_bits: None = None) -> list[Tensor]:
-        """Logits [1, classes] of each unit, from one forward pass."""
+    def outputs(self, model: Model, units: Sequence[int], kv_bits: int | None = None) -> list[Tensor]:
+        """Logits [1, classes] of each unit, from one forward pass. A classifier keeps no cache: kv_bits is for its twin above."""
         if len(units) > 1 and model.tokenizer.pad_token_id is None:
             raise BadInput(
                 f"batch is {len(units)}", "This model's tokenizer has no padding token, so its texts cannot share a pass", "Use batch=1"

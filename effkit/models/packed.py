@@ -234,9 +234,10 @@ class PackedLinear(_Packed):
         if self.engine is None and not torch.is_grad_enabled():
             ready = self._prepared.get(x.dtype) or self.prepare(x.dtype)
             if ready.engine is not None and x.numel() <= ready.engine.most_rows * self.in_features:
+                engine = ready.engine
                 if ready.stamp and not torch.compiler.is_compiling() and ready.stamp != stamp_of(self.packed):
-                    ready = self.prepare(x.dtype)
-                return ready.engine.multiply(x, self.packed, ready.tensors, self.bias)
+                    ready = self.prepare(x.dtype)  # the same engine: only the weights have changed
+                return engine.multiply(x, self.packed, ready.tensors, self.bias)
         return self._dequantized_product(x)
 
     def choice(self, dtype: torch.dtype) -> Choice:
