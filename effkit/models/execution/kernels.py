@@ -32,9 +32,9 @@ def integers_and_zeros(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor
 
     q = unpack(packed.integers, packed.bits, packed.columns)
     zeros = packed.zero_points()
-    if isinstance(zeros, float):
-        return q, torch.full_like(packed.scales, zeros, dtype=torch.float32)
-    return q, zeros.to(torch.float32)
+    if isinstance(zeros, torch.Tensor):
+        return q, zeros.to(torch.float32)
+    return q, torch.full_like(packed.scales, zeros, dtype=torch.float32)
 
 
 def scales_and_offsets(packed: PackedWeight, zeros: torch.Tensor) -> torch.Tensor:
