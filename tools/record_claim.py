@@ -1,8 +1,11 @@
 """Record the claim on a labelled set: `python tools/record_claim.py healthcare|maintenance [--labels 8 32 128] [--seeds 3]`.
 
 Each run (so many labels a class, one seed) is kept as it ends in data/measured/claim-NAME.json, from which the notebooks 06 and
-07 read it; a run of the same labels and seed replaces the one kept. Take --busy where other work ran on the machine: waiting times
-then are longer than they need be, and only their ratios, measured interleaved, say something.
+07 read it; a run of the same labels and seed replaces the one kept. At the end the lines of tests/benchmarks/claim.py are printed
+for all that is kept, one for each number of labels (--seeds 0 runs nothing and only prints them).
+
+Take --busy where other work ran on the machine: waiting times then are longer than they need be, and only their ratios, measured
+interleaved, say something.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("EFFKIT_PROGRESS", "0")
 
-MEASURED = Path(__file__).resolve().parents[1] / "data" / "measured"
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "data" / "measured"
 
 
 def main() -> int:
@@ -44,7 +48,21 @@ def main() -> int:
                     "claim": result.model_dump(mode="json"),
                 },
             )
+    told(MEASURED / f"claim-{given.dataset}.json")
     return 0
+
+
+def told(path: Path) -> None:
+    """What tests/benchmarks/claim.py would say last of the runs kept."""
+    from effkit.spec.claim import Claim
+
+    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+    from claim import summary  # type: ignore[import-not-found]
+
+    kept = [Claim.model_validate(run["claim"]) for run in json.loads(path.read_text(encoding="utf-8"))["runs"]]
+    for count in sorted({one.labels_per_class for one in kept}):  # type: ignore[type-var]
+        runs = [one for one in kept if one.labels_per_class == count]
+        print(json.dumps(summary(runs) | {"seconds": round(sum(one.seconds for one in runs), 1)}), flush=True)
 
 
 def keep(path: Path, run: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Step, Student
 from .distillation.distilling import apply_distill
 from .distillation.planning import plan_distill
 from .distillation.students import apply_prune, apply_student
-from .planning import plan
+from .planning import check
 from .quantization.quantizing import apply_quantize
 
 
@@ -29,7 +29,7 @@ def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | 
     """
     if model.recipe.steps:
         raise BadInput(f"this model was already made by {model.recipe.label()!r}", "Allowed: a base model", "Load the base again")
-    plan(model, recipe, text)
+    check(model, recipe, text)
     for before, step in zip((None, *recipe.steps), recipe.steps, strict=False):
         if isinstance(step, Distill) and not isinstance(before, Prune | Student):
             raise BadInput(

@@ -11,6 +11,7 @@ from effkit.spec.plan import Plan
 from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Student
 
 from .distillation.planning import plan_distill
+from .distillation.pruning.cutting import Kept, cut
 from .distillation.pruning.planning import outline
 from .quantization.planning import plan_quantize
 
@@ -28,13 +29,18 @@ def plan(model: Model, what: Quantize | Prune | Student | Distill | Recipe, text
     Raises what the step itself would raise: BadInput, Unavailable.
     """
     if isinstance(what, Recipe):
-        return _plan_recipe(model, what, text)
+        return _plan_recipe(model, what, model.device, text)
     return _plan_step(model, what, model.device, text)
 
 
-def _plan_recipe(model: Model, recipe: Recipe, text: Any) -> tuple[Plan, ...]:
+def check(model: Model, recipe: Recipe, text: Any = None) -> None:
+    """Raise what `plan` would, without measuring anything: the steps will measure, and once is enough."""
+    prunes = isinstance(recipe.steps[0], Prune | Student) if recipe.steps else False
+    _plan_recipe(cut(model, Kept(), {}, {}, how="shapes") if prunes else model, recipe, model.device, text)
+
+
+def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tuple[Plan, ...]:
     plans: list[Plan] = []
-    device = model.device
     for i, step in enumerate(recipe.steps):
         following = len(recipe.steps) - i - 1
         if isinstance(step, Prune | Student):

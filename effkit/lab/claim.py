@@ -19,21 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effkit.compress.distillation.specialist import specialist
+from effkit.compress.distillation.specialist import refuse_teacher, specialist
 from effkit.compress.fitting import Settings
 from effkit.compress.pool import augmented
 from effkit.compress.teaching import finetune, fitted
 from effkit.hardware.environment import environment
-from effkit.measure.answers import Scores, answers
+from effkit.measure.answers import answers
 from effkit.measure.baselines import Linear, distilled_linear, linear, majority
 from effkit.measure.coder import Coder
 from effkit.measure.serving import Served, ServedLinear, best_form, interleaved, throughput
+from effkit.measure.tasks import difference, retained, score
 from effkit.models.classifying import classifier
 from effkit.models.labelled import LabelledSet, Split, budget, read_labelled, split
 from effkit.models.model import Model
 from effkit.spec.claim import Claim, Contender
 from effkit.spec.errors import BadInput
-from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Progress, Work, long_work
 
 TEACHER_TOKENS = 260_000  # read while fine-tuning
@@ -113,8 +113,10 @@ class _Trial:
         begun = time.perf_counter()
         if isinstance(teacher, Model):
             model = teacher
+            refuse_teacher(model)
         else:
             base = yield from classifier.work(teacher, self.labelled.classes, seed=self.seed)
+            refuse_teacher(base)  # before it is trained
             tokens = 32 * max(1, _mean_length(base, self.labelled.texts, self.window))
             steps = max(40, round(TEACHER_TOKENS / tokens))
             model = yield from finetune.work(base, self.labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed)
@@ -162,16 +164,17 @@ class _Trial:
         for name, model in self.models.items():
             served[name], forms[name] = yield from best_form(model, trial, self.window)
         served |= {name: ServedLinear(linear) for name, linear in self.linears.items()}
-        said: dict[str, np.ndarray] = {}
+        said: dict[str, list[int]] = {}
         for name, one in served.items():
             said[name] = yield from _answer_each(one, test.texts, name)
-        said["majority"] = np.full(len(test), majority(self.parts.train).majority)  # the balance of the domain, not of the budget
+        said["majority"] = [majority(self.parts.train).majority] * len(test)  # the balance of the domain, not of the budget
         timed = list(test.texts)[:: max(1, len(test) // TIMED)][:TIMED]
         waited = yield from interleaved(served, timed, seed=self.seed)
         rates = yield from throughput(served, list(test.texts)[:: max(1, len(test) // FULL_LOAD)][:FULL_LOAD])
-        scores = Scores(test.labels, test.groups, len(test.classes))
-        f1 = {name: scores.f1(answered) for name, answered in said.items()}
+        truth, groups = test.labels, test.groups
+        f1 = {name: score(truth, answered, groups) for name, answered in said.items()}
         best = max(f1, key=lambda name: f1[name].value or 0.0)
+        lead = {name: difference(truth, answered, said[best], groups) for name, answered in said.items()}
         contenders = {}
         for name, estimate in f1.items():
             one, model = served.get(name), self.models.get(name)
@@ -186,7 +189,7 @@ class _Trial:
                 latency_whole=waited[name]["with_tokenizer"] if one else None,
                 rate=rates.get(name),
                 training_seconds=self.spent.get(name),
-                behind=name != best and scores.behind(said[name], said[best]),
+                behind=name != best and (lead[name].high or 0.0) < 0,  # the whole interval of the paired difference
             )
         yield Progress("claim", 1, 1, "steps")
         return Claim(
@@ -199,8 +202,8 @@ class _Trial:
             test=len(test),
             seed=self.seed,
             contenders=contenders,
-            retained=scores.ratio(said["student"], said["teacher"]),
-            above_chance=_above_chance(scores, said),
+            retained=retained(truth, said["student"], said["teacher"], groups),
+            above_chance=retained(truth, said["student"], said["teacher"], groups, chance=said["majority"][0]),
             latency_ratio=waited["student"]["p50"] / waited["teacher"]["p50"],
             latency_ratio_whole=waited["student"]["with_tokenizer"] / waited["teacher"]["with_tokenizer"],
             bytes_ratio=served["student"].stored_bytes / served["teacher"].stored_bytes,
@@ -212,26 +215,14 @@ class _Trial:
         )
 
 
-def _answer_each(one: Served | ServedLinear, texts: Sequence[str], name: str) -> Work[np.ndarray]:
-    out = np.zeros(len(texts), dtype=int)
+def _answer_each(one: Served | ServedLinear, texts: Sequence[str], name: str) -> Work[list[int]]:
+    out = []
     with torch.inference_mode():
         for i, words in enumerate(texts):
-            out[i] = one.answer(words)
+            out.append(one.answer(words))
             if i % 50 == 49 or i + 1 == len(texts):
                 yield Progress("test", i + 1, len(texts), "texts", name)
     return out
-
-
-def _above_chance(scores: Scores, said: dict[str, np.ndarray]) -> Estimate:
-    """(student - majority) / (teacher - majority), paired."""
-    f1 = {name: scores.f1(answered).value or 0.0 for name, answered in said.items()}
-    if f1["teacher"] <= f1["majority"]:
-        return Estimate.unavailable()
-    drawn = {name: scores.drawn(said[name]) for name in ("teacher", "student", "majority")}
-    ratios = (drawn["student"] - drawn["majority"]) / np.maximum(drawn["teacher"] - drawn["majority"], 1e-9)
-    value = (f1["student"] - f1["majority"]) / (f1["teacher"] - f1["majority"])
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)), n=scores.n)
 
 
 def _mean_length(model: Model, texts: Sequence[str], window: int) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 
 from effkit.spec.errors import BadInput, CannotWrite, Unavailable
 from effkit.spec.places import runs_folder
-from effkit.spec.progress import LongVerb, Progress
+from effkit.spec.progress import LongVerb, Progress, check_number
 
 from . import tree as family
 from .arguments import find_verb, named, verb_address, written
@@ -235,7 +235,7 @@ class Run:
         self._source = Mirror(self._home)
 
     def change(self, **knobs: float) -> None:
-        """Change knobs, from the next step on. Raises BadInput at once for a knob the verb lacks, or a value that is no number above 0."""
+        """Change knobs, from the next step on. Raises BadInput at once for a knob that the verb lacks or a value that it refuses."""
         self._check_change(knobs)
         self._worker().ask(**knobs)
 
@@ -380,9 +380,8 @@ class Run:
 
     def _check_change(self, knobs: dict[str, Any], *more: str) -> None:
         self._verb().check_knobs({name: value for name, value in knobs.items() if name not in more})
-        for name, value in knobs.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise BadInput(f"the knob {name} is {value!r}", "Allowed: a number above 0")
+        for name in more:
+            check_number(name, knobs.get(name, 1))
 
     def _check_can_go_on(self) -> None:
         assert isinstance(self._source, Mirror)

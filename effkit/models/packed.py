@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .execution.engines import Choice, Prepared, Work, choose, prepared, stamp_of
+
 SLICE = 1 << 20  # weights dequantized at once on a CPU: 4 MB of float32 stay in its cache, and never become fresh pages
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
@@ -212,19 +214,42 @@ class _Packed(nn.Module):
 
 
 class PackedLinear(_Packed):
-    """A linear layer y = x W' + b whose W is packed; dequantized for each call.
+    """A linear layer y = x W' + b whose W is packed.
 
-    x: [..., in_features] -> y: [..., out_features], in x's dtype.
+    x: [..., in_features] -> y: [..., out_features], in x's dtype. A few rows of x are multiplied by the engine that
+    effkit.models.execution chooses for the device, the dtype and the shape; many rows, and rows that need a gradient, by
+    the dequantized matrix. `engine`: None lets effkit choose, "dequantize" uses no engine.
     """
 
     kind = "packed-linear"
+    engine: str | None = None
 
     def __init__(self, packed: PackedWeight, bias: torch.Tensor | None = None) -> None:
         super().__init__(packed)
         self.in_features, self.out_features = packed.columns, packed.rows
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._prepared: dict[torch.dtype, Prepared] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.engine is None and not torch.is_grad_enabled():
+            ready = self._prepared.get(x.dtype) or self.prepare(x.dtype)
+            if ready.engine is not None and x.numel() <= ready.engine.most_rows * self.in_features:
+                engine = ready.engine
+                if ready.stamp and not torch.compiler.is_compiling() and ready.stamp != stamp_of(self.packed):
+                    ready = self.prepare(x.dtype)  # the same engine: only the weights have changed
+                return engine.multiply(x, self.packed, ready.tensors, self.bias)
+        return self._dequantized_product(x)
+
+    def choice(self, dtype: torch.dtype) -> Choice:
+        """The engine for inputs of this dtype, and why."""
+        return choose(Work.of(self.packed, dtype))
+
+    def prepare(self, dtype: torch.dtype) -> Prepared:
+        """Let the engine derive what it needs from the stored weight: done at the first input, and after a change of it."""
+        ready = self._prepared[dtype] = prepared(self.choice(dtype), self.packed, dtype)
+        return ready
+
+    def _dequantized_product(self, x: torch.Tensor) -> torch.Tensor:
         rows = max(1, SLICE // self.in_features)
         if x.device.type != "cpu" or rows >= self.out_features or (torch.is_grad_enabled() and x.requires_grad):
             return nn.functional.linear(x, self.packed.dequantized().to(x.dtype), self.bias)
@@ -234,6 +259,14 @@ class PackedLinear(_Packed):
             weight = self.packed.dequantized(part).to(x.dtype)
             y[..., part] = nn.functional.linear(x, weight, None if self.bias is None else self.bias[part])
         return y
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
+        self._prepared.clear()
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy derives its own: what an engine prepared belongs to these tensors on this device."""
+        return {**self.__dict__, "_prepared": {}}
 
     def storage_spec(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.packed.spec(), "bias": self.bias is not None}

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from .errors import BadInput, choice
 from .intervals import Estimate, Noun, difference, ratio, three
-from .recipe import validated
+from .recipe import from_json, validated
 from .record import Record
 from .side import Difference, Side, query_of, retained_of, sides_of
 
@@ -283,13 +283,7 @@ class Capability(Noun):
 
     @classmethod
     def from_json(cls, text: str) -> Capability:
-        import json
-
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"this is not a capability ({error})", "Allowed: the JSON that Capability.to_json() writes") from None
-        return validated(cls, data, "the capability")
+        return from_json(cls, text, "capability")
 
 
 def share(e: Estimate) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from .errors import choice
+from .errors import BadInput, choice
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,35 +75,47 @@ Work = Generator[Progress, Mapping[str, Any] | None, T]
 class LongVerb(Generic[P, T]):
     """A verb that takes long: call it, or take `.work(...)` and drive it yourself."""
 
-    def __init__(self, function: Callable[P, Work[T]], knobs: tuple[str, ...] = ()) -> None:
+    def __init__(self, function: Callable[P, Work[T]], knobs: tuple[str, ...] = (), check: Callable[..., Any] | None = None) -> None:
         functools.update_wrapper(self, function)
         self.work = function
         self.name = function.__name__
-        self.knobs = knobs
+        self.knobs, self.check = knobs, check
         self.resumable = "resume" in inspect.signature(function).parameters
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return drive(self.work(*args, **kwargs))
 
     def check_knobs(self, change: Mapping[str, Any]) -> None:
-        """Raise BadInput for a knob that this verb does not have."""
-        for name in change:
+        """Raise BadInput for a knob that this verb does not have, or a value that the knob cannot have."""
+        for name, value in change.items():
             if name not in self.knobs:
                 raise choice(f"the knob of {self.name}", name, self.knobs)
+            check_number(name, value, 0.0 if self.check is None else -math.inf)
+        if self.check is not None:
+            self.check(**change)
 
     def __repr__(self) -> str:
         return f"effkit.{self.name}"
 
 
+def check_number(name: str, value: Any, above: float = 0.0) -> None:
+    """Raise BadInput unless the knob's value is a finite number above a limit."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < math.inf:
+        raise BadInput(f"the knob {name} is {value!r}", f"Allowed: a number{f' above {above:g}' if above > -math.inf else ''}")
+
+
 @overload
 def long_work(function: Callable[P, Work[T]], /) -> LongVerb[P, T]: ...
 @overload
-def long_work(*, knobs: tuple[str, ...] = ()) -> Callable[[Callable[P, Work[T]]], LongVerb[P, T]]: ...
-def long_work(function: Any = None, /, *, knobs: tuple[str, ...] = ()) -> Any:
-    """Make a long verb of a generator function. `knobs` names what may be changed between two yields."""
+def long_work(
+    *, knobs: tuple[str, ...] = (), check: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, Work[T]]], LongVerb[P, T]]: ...
+def long_work(function: Any = None, /, *, knobs: tuple[str, ...] = (), check: Callable[..., Any] | None = None) -> Any:
+    """Make a long verb of a generator function. `knobs` names what may be changed between two yields, to a number above 0; or to
+    any for which `check`, called with the changed knobs by name, raises nothing."""
     if function is not None:
-        return LongVerb(function, knobs)
-    return lambda f: LongVerb(f, knobs)
+        return LongVerb(function, knobs, check)
+    return lambda f: LongVerb(f, knobs, check)
 
 
 def drive(work: Work[T]) -> T:

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from .errors import BadInput, choice
 from .intervals import Noun
@@ -109,6 +109,15 @@ class Quantize(Noun):
         return name + group + (" symmetric" if self.symmetric else "") + tuned
 
 
+def _vocabulary(value: Any) -> Any:
+    if value in (None, "used") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise BadInput(f"vocabulary is {value!r}", "Allowed: a whole number of tokens, 'used' for all that the text uses, or None for all")
+
+
+Vocabulary = Annotated[int | Literal["used"] | None, BeforeValidator(_vocabulary)]
+
+
 class Prune(Noun):
     """Make the model smaller with the weights that it has; what is None is left alone, in all else fewer stay.
 
@@ -128,14 +137,9 @@ class Prune(Noun):
     heads: int | None = Field(default=None, ge=1)
     ffn: int | None = Field(default=None, ge=1)
     hidden_size: int | None = Field(default=None, ge=1)
-    vocabulary: int | Literal["used"] | None = None
+    vocabulary: Vocabulary = None
     text: str | None = None
     seed: int = 0
-
-    @field_validator("vocabulary", mode="before")
-    @classmethod
-    def _tokens(cls, value: Any) -> Any:
-        return _vocabulary(value)
 
     @model_validator(mode="after")
     def _something(self) -> Prune:
@@ -161,25 +165,14 @@ class Student(Noun):
     hidden_size: int | None = Field(default=None, ge=1)
     heads: int | None = Field(default=None, ge=1)
     ffn: int | None = Field(default=None, ge=1)
-    vocabulary: int | Literal["used"] | None = None
+    vocabulary: Vocabulary = None
     embeddings: Literal["random", "project"] = "random"
     text: str | None = None
     seed: int = 0
 
-    @field_validator("vocabulary", mode="before")
-    @classmethod
-    def _tokens(cls, value: Any) -> Any:
-        return _vocabulary(value)
-
     def label(self) -> str:
         shape = _shape_label(self)
         return f"new student of {shape}" if shape else "new student"
-
-
-def _vocabulary(value: Any) -> Any:
-    if value in (None, "used") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise BadInput(f"vocabulary is {value!r}", "Allowed: a whole number of tokens, 'used' for all that the text uses, or None for all")
 
 
 def _shape_label(step: Prune | Student) -> str:
@@ -328,6 +321,15 @@ def validated(noun: type, data: Any, where: str) -> Any:
         allowed = first["msg"][0].lower() + first["msg"][1:]
         given = "missing" if first["type"] == "missing" else repr(first.get("input"))
         raise BadInput(f"{where}: {field} is {given}", f"Allowed: {allowed}") from None
+
+
+def from_json(noun: type, text: str, what: str) -> Any:
+    """Build `noun` from the JSON that its to_json() writes. what: its name in a sentence, such as 'record'."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"this is not a {what} ({error})", f"Allowed: the JSON that {noun.__name__}.to_json() writes") from None
+    return validated(noun, data, f"the {what}")
 
 
 def _without_tags(loc: tuple[int | str, ...]) -> list[int | str]:

@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-from reporting import last_line, shared, summed_up
+from reporting import against, last_line, shared, summed_up
 
 print = functools.partial(print, flush=True)
 
@@ -84,14 +84,7 @@ def main() -> int:
         "alone": {"objective": "hard-labels"},
     }
 
-    def measured(model: Any, text: Any, windows: int) -> tuple[float, float]:
-        """KL to the teacher and perplexity."""
-        quality = ek.evaluate(model, teacher, text, window=arguments.window, windows=windows, batch=4, floor=False)
-        assert quality.kl is not None
-        kl, perplexity = quality.kl.mean.value, quality.perplexity.value
-        assert kl is not None
-        assert perplexity is not None
-        return kl, perplexity
+    measured = against(teacher, arguments.window)
 
     def trained(way: str, rate: float, seed: int) -> tuple[Any, float]:
         """The student after its steps, and seconds a step."""

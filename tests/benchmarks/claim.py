@@ -43,6 +43,10 @@ def main() -> int:
     from effkit.lab.claim import claim
     from effkit.spec.errors import EffkitError
 
+    if given.seeds < 1:
+        parser.error(f"--seeds is {given.seeds}; allowed: at least 1")
+    if given.labels_per_class != "all" and not given.labels_per_class.isdecimal():
+        parser.error(f"--labels-per-class is {given.labels_per_class!r}; allowed: a number, or all")
     per_class = None if given.labels_per_class == "all" else int(given.labels_per_class)
     begun, results = time.perf_counter(), []
     try:

@@ -24,7 +24,7 @@ import sys
 import time
 from typing import Any
 
-from reporting import last_line, shared, spread
+from reporting import against, last_line, shared, spread
 
 print = functools.partial(print, flush=True)
 
@@ -97,16 +97,8 @@ def main() -> int:
     ids = teacher.tokens(whole[: min(cut, needed * WINDOW * 12)])[: needed * WINDOW]
     train, test = teacher.text(ids), whole[cut:]
 
-    def measured(model: Any) -> tuple[float, float]:
-        """KL to the teacher and perplexity."""
-        quality = ek.evaluate(model, teacher, test, window=WINDOW, windows=32, batch=8, floor=False)
-        assert quality.kl is not None
-        kl, perplexity = quality.kl.mean.value, quality.perplexity.value
-        assert kl is not None
-        assert perplexity is not None
-        return kl, perplexity
-
-    rows: dict[str, list[list[float]]] = {"pruned, not trained": [[*measured(student), 0.0]]}
+    measured = against(teacher, WINDOW, batch=8)
+    rows: dict[str, list[list[float]]] = {"pruned, not trained": [[*measured(student, test, 32), 0.0]]}
     rough = ek.quantize(teacher, **BITS) if any("teachers" in way for way in ways.values()) else None
     for seed in range(arguments.seeds):  # all rows of a seed before the next: whoever stops early has a whole table
         for name, way in ways.items():
@@ -120,7 +112,7 @@ def main() -> int:
             model, pace = trained(work)
             if "after" in way:
                 model = ek.quantize(model, **way["after"])
-            rows.setdefault(name, []).append([*measured(model), pace])
+            rows.setdefault(name, []).append([*measured(model, test, 32), pace])
             kl, perplexity, _ = rows[name][-1]
             print(f"  seed {seed}, {name}: KL {kl:.3f}, perplexity {perplexity:.2f}, {pace * 1000:.0f} ms a step")
 

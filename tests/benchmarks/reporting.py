@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # set before torch or a tokenizer starts its threads: idle threads that spin take time from those that work
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -37,6 +38,22 @@ def summed_up(found: Mapping[str, Sequence[float]], digits: int = 4) -> dict[str
         result[name] = round(statistics.fmean(values), digits)
         result[f"{name}_spread"] = round(spread(values), digits)
     return result
+
+
+def against(teacher: Any, window: int, batch: int = 4) -> Callable[[Any, Any, int], tuple[float, float]]:
+    """A function of (model, text, windows): KL to the teacher in nats a token, and perplexity."""
+
+    def measured(model: Any, text: Any, windows: int) -> tuple[float, float]:
+        import effkit as ek
+
+        quality = ek.evaluate(model, teacher, text, window=window, windows=windows, batch=batch, floor=False)
+        assert quality.kl is not None
+        kl, perplexity = quality.kl.mean.value, quality.perplexity.value
+        assert kl is not None
+        assert perplexity is not None
+        return kl, perplexity
+
+    return measured
 
 
 def last_line(result: Mapping[str, object]) -> None:

@@ -248,3 +248,17 @@ def test_the_two_npus_keep_their_work_apart(tiny_llama_folder, tiny_llama):
     near(model, tiny_llama)
     profile = ek.profile(small, prompt=8, new_tokens=2, repeats=1, warmup=0)
     assert profile.device.startswith("npu:1 ")
+
+
+@pytest.mark.parametrize(("format", "name", "file"), [("compressed-tensors", "out", "model.safetensors"), ("gguf", "out.gguf", "")])
+def test_an_export_from_the_npu_is_the_same_file(format, name, file, base, tiny_llama, tmp_path, monkeypatch):
+    from effkit.models.exporters import gguf_metadata
+
+    monkeypatch.setattr(gguf_metadata, "_tokenizer", lambda writer, model: None)  # bytes without merges: not what this is about
+    written = []
+    for model in (base, tiny_llama):
+        small = ek.quantize(model, bits=4, group_size=32)
+        folder = tmp_path / str(model.device).partition(":")[0]
+        done = ek.export(small, folder / name, format)
+        written.append((done.path / file if file else done.path).read_bytes())
+    assert written[0] == written[1]

@@ -25,7 +25,7 @@ KNOBS = ("temperature", "learning_rate", "hard", "hidden", "attention", "mix")
 SAMPLE_TOKENS = 16
 
 
-@long_work(knobs=KNOBS)
+@long_work(knobs=KNOBS, check=lambda **knobs: step_of(Distill, **knobs))
 def distill(
     teacher: Model | Sequence[Model],
     student: Model,

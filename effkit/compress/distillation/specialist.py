@@ -48,11 +48,8 @@ def specialist(
 
     Raises BadInput where the teacher does not read WordPiece tokens or has another shape than BERT.
     """
+    refuse_teacher(teacher)
     source = teacher.checkpoint.source
-    backend: Any = getattr(teacher.tokenizer, "backend_tokenizer", None)
-    if type(getattr(backend, "model", None)).__name__ != "WordPiece" or not hasattr(teacher.module, "bert"):
-        raise BadInput(f"the teacher is {source}, a {teacher.checkpoint.architecture}", "Allowed: a BERT with a WordPiece tokenizer",
-                       "Make other students with ek.student or ek.prune")  # fmt: skip
     if hidden_size % heads:
         raise BadInput(f"hidden_size is {hidden_size} and heads is {heads}", "Allowed: a hidden size that the heads divide")
     words = domain_words(teacher, texts, vocabulary)
@@ -86,6 +83,17 @@ def specialist(
     )  # fmt: skip
     yield Progress("student", 2, 2, "steps")
     return replace(teacher, module=module, tokenizer=own_tokenizer(teacher.tokenizer, words, window), checkpoint=point, origin=None)
+
+
+def refuse_teacher(teacher: Model) -> None:
+    """Raise BadInput for a teacher that `specialist` can make no student of."""
+    backend: Any = getattr(teacher.tokenizer, "backend_tokenizer", None)
+    if type(getattr(backend, "model", None)).__name__ != "WordPiece" or not hasattr(teacher.module, "bert"):
+        raise BadInput(
+            f"the teacher is {teacher.checkpoint.source}, a {teacher.checkpoint.architecture}",
+            "Allowed: a BERT with a WordPiece tokenizer",
+            "Make other students with ek.student or ek.prune",
+        )
 
 
 def domain_words(teacher: Model, texts: Sequence[str], most: int) -> list[str]:

@@ -49,13 +49,14 @@ class Teachers:
         return len(self.models)
 
     @torch.no_grad()
-    def say(self, batch: Batch, temperature: float, look: Mapping[str, bool] | None = None) -> Said:
+    def say(self, batch: Batch, temperature: float, look: Mapping[str, bool] | None = None, whole: bool = False) -> Said:
         """What they say of a batch. With top_k, what was said of these windows before is not asked again.
 
         look: options such as output_hidden_states for the first teacher, which then is run once for logits and insides.
+        whole: all logits although there is a top_k, and nothing is kept.
         """
         generated = batch.scored is not None  # new text each time: nothing to keep
-        if self.top_k is None or generated:
+        if self.top_k is None or generated or whole:
             inside = self.inside(batch, look) if look else None
             return Said(self._logits(batch, temperature, inside), inside=inside)
         if temperature != self._temperature:

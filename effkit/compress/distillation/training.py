@@ -202,7 +202,7 @@ class Training:
         total, count = 0.0, 0
         if not self._held:
             for batch in self.material.held():
-                self._held.append((batch, self.teachers.say(batch, 1.0).logits if self.teachers.top_k is None else self._all(batch)))
+                self._held.append((batch, self.teachers.say(batch, 1.0, whole=True).logits))
                 yield
         with torch.no_grad(), guard(self.student.device, "rounding the student"):
             rounded = self.forward.weights() if self.forward else {}
@@ -222,13 +222,6 @@ class Training:
         self._good = self.snapshot()
 
     held_out = math.nan
-
-    def _all(self, batch: Batch) -> Tensor:
-        top_k, self.teachers.top_k = self.teachers.top_k, None
-        try:
-            return self.teachers.say(batch, 1.0).logits
-        finally:
-            self.teachers.top_k = top_k
 
     def references(self) -> dict[str, float]:
         """What held-out losses mean: 0 is the teacher; always saying its average is what a student learns without reading."""

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import effkit as ek
+from effkit.compress.distillation.pruning import planning
 from effkit.compress.distillation.pruning.calibration import calibration, domain_text
 from effkit.compress.distillation.pruning.depth import block_influence
+from effkit.compress.pipeline import compress
 from effkit.spec.errors import BadInput
 
 TEXT = " ".join(f"The pump number {i} was checked on day {i % 7} and runs well at {i * 3 % 50} bar." for i in range(60))
@@ -63,6 +65,16 @@ def test_a_plan_measures_what_the_step_measures(tiny_llama, tmp_path):
     assert planned == student.plans[-1]
     assert student.recipe.steps == (step,)
     assert (planned.bytes_before, planned.bytes_after) == (tiny_llama.stored_bytes, student.stored_bytes)
+
+
+def test_a_recipe_measures_once_and_makes_what_the_step_makes(tiny_llama, monkeypatch):
+    read: list[int] = []
+    measured = planning.influential_layers
+    monkeypatch.setattr(planning, "influential_layers", lambda *given: read.append(1) or measured(*given))
+    step = ek.Prune(layers=2, by="importance")
+    by_recipe = compress(tiny_llama, ek.Recipe(steps=(step, ek.Quantize(bits=4, group_size=32))), text=TEXT)
+    assert read == [1]
+    assert by_recipe.plans[0] == ek.plan(tiny_llama, step, TEXT)
 
 
 def test_the_plan_tells_parameters_and_flops(tiny_llama):

@@ -44,6 +44,12 @@ def test_from_rows_to_a_verdict(quick, teacher, reports):
     assert [one.macro_f1 for one in again.contenders.values()] == [one.macro_f1 for one in result.contenders.values()]
 
 
+def test_a_teacher_without_a_student_is_refused_before_anything_is_read(reports, tiny_classifier):
+    work = module._Trial(reports, 16, 0, 64)
+    with pytest.raises(BadInput, match="Allowed: a BERT with a WordPiece tokenizer"):
+        next(work.teach(tiny_classifier))
+
+
 def test_no_training_sees_held_out_or_test(quick, teacher, reports):
     parts = split(reports)
     work = module._Trial(reports, 16, 0, 64)

@@ -159,6 +159,19 @@ def test_unknown_and_impossible_knobs_are_refused_at_once():
         run.cancel()
 
 
+def test_a_knob_may_be_what_its_verb_allows():
+    ek.distill.check_knobs({"hard": 0.0, "hidden": 0, "temperature": 2.0, "mix": 0.5})
+    for name, bad, told in (
+        ("temperature", 0.0, "greater than 0"),
+        ("hard", -0.1, "greater than or equal to 0"),
+        ("mix", 1.0, "less than 1"),
+    ):
+        with pytest.raises(BadInput, match=f"distill: {name} is .*{told}"):
+            ek.distill.check_knobs({name: bad})
+    with pytest.raises(BadInput, match=r"the knob hard is nan\. Allowed: a number\.$"):
+        ek.distill.check_knobs({"hard": float("nan")})
+
+
 def test_a_failure_is_the_verbs_own_error():
     run = ek.start(toys.count, to=5, fail_at=2)
     with pytest.raises(BadInput, match=re.escape("the number 2. Allowed: any other. Count without it.")):
