@@ -30,6 +30,7 @@ SOURCE = Path(__file__).with_name("packed_linear.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC")
 OPERATOR = "packed_linear(Tensor x, Tensor integers, Tensor scales, Tensor? zeros, Tensor? bias, int group, int bits) -> Tensor"
 REAL = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2}  # how zero points are stored
+WORTH_THREADS = 1 << 19  # products: twenty microseconds on one core, about what waking another thread takes
 
 _building = threading.Lock()
 
@@ -74,7 +75,7 @@ def _called(
         scales.data_ptr(), scales.dtype == torch.bfloat16,
         None if zeros is None else zeros.data_ptr(), 0 if zeros is None else zeros.shape[1], 0 if zeros is None else REAL[zeros.dtype],
         None if offset is None else offset.data_ptr(), y.data_ptr(),
-        rows, columns, group, bits, torch.get_num_threads(),
+        rows, columns, group, bits, torch.get_num_threads() if rows * given.numel() >= WORTH_THREADS else 1,
     )  # fmt: skip
     return y if x.dtype == torch.float32 else y.to(x.dtype)
 
