@@ -26,6 +26,7 @@ _HOME = {
     "Distill": "spec.recipe",
     "EffkitError": "spec.errors",
     "Estimate": "spec.intervals",
+    "Exported": "models.exporting",
     "Frontier": "spec.frontier",
     "Model": "models.model",
     "Plan": "spec.plan",
@@ -46,6 +47,7 @@ _HOME = {
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
+    "export": "models.exporting",
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
@@ -66,6 +68,7 @@ __all__ = [
     "Distill",
     "EffkitError",
     "Estimate",
+    "Exported",
     "Frontier",
     "Model",
     "Plan",
@@ -86,6 +89,7 @@ __all__ = [
     "devices",
     "distill",
     "evaluate",
+    "export",
     "load",
     "measure",
     "plan",
@@ -111,6 +115,7 @@ if TYPE_CHECKING:
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .models.exporting import Exported, export
     from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model

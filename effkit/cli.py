@@ -1,4 +1,4 @@
-"""effkit doctor | lab | run: the kit without writing Python. What machines read goes to stdout, what people read to stderr.
+"""effkit doctor | export | lab | run: the kit without writing Python. What machines read goes to stdout, what people read to stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, Unavailable, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
-from effkit.spec.progress import Progress, Work
+from effkit.spec.progress import Work
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from effkit.lab.run import Run
     from effkit.models.model import Model
 
-SPEAK_SECONDS = 2.0
 ROOM = 50_000_000  # beside the model itself: tokenizer, events, record
 
 
@@ -59,9 +58,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="doctor | lab | run")
+    commands = parser.add_subparsers(required=True, metavar="doctor | export | lab | run")
     doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
     doctor.set_defaults(command=_doctor)
+    export = commands.add_parser("export", help="write a model so that llama.cpp, transformers or vLLM read it")
+    export.add_argument("model", help="built-in name, folder (such as the model/ of effkit run), .gguf file or hub id")
+    export.add_argument("out", help="a new folder, or a name that ends in .gguf")
+    export.add_argument("--format", default="compressed-tensors", help="compressed-tensors, gguf or effkit (default: %(default)s)")
+    export.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+    export.add_argument("--strict", action="store_true", help="refuse rather than round a number or store in full what was in few bits")
+    export.set_defaults(command=_export)
     lab = commands.add_parser("lab", help="JupyterLab on a copy of the notebooks")
     lab.add_argument("folder", nargs="?", default="effkit-notebooks", help="where the copy lies (default: %(default)s)")
     lab.add_argument("--port", type=int, default=8888, help="the next free one is taken (default: %(default)s)")
@@ -92,6 +98,20 @@ def _doctor(arguments: argparse.Namespace) -> int:
     found = examine()
     print(report(found))
     return 0 if found["ok"] else 1
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    with _stoppable():
+        from effkit.models.exporting import export
+        from effkit.models.loading import load
+
+        model = _driven(load.work(arguments.model, device="cpu", dtype=arguments.dtype))
+        done = _driven(export.work(model, arguments.out, arguments.format, strict=arguments.strict))
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    told = {"path": str(done.path), "format": done.format, "bytes": done.bytes, "effkit_bytes": done.own_bytes, "exact": done.exact}
+    print(json.dumps({**told, "notes": list(done.notes)}))
+    return 0
 
 
 def _lab(arguments: argparse.Namespace) -> int:
@@ -159,6 +179,7 @@ def summary(record: Record, out: _Out, seconds: float) -> dict[str, Any]:
         "first_token_ms": speed.time_to_first_token.value,
         "output_token_ms": speed.time_per_output_token.value,
         "decode_tokens_per_s": speed.decode.value,
+        "speed_ratio": speed.speed_ratio.value,
         "device": speed.device,
         "record": record.id,
         "folder": str(out.path),
@@ -325,8 +346,9 @@ def _stoppable() -> Iterator[None]:
 def _driven(work: Work[Any]) -> Any:
     """Drive `work` in this thread, telling how it goes."""
     from effkit.lab.history import History
+    from effkit.lab.voice import Voice
 
-    history, voice, begun = History(), _Voice(), time.monotonic()
+    history, voice, begun = History(), Voice(), time.monotonic()
     try:
         while True:
             try:
@@ -341,7 +363,9 @@ def _driven(work: Work[Any]) -> Any:
 
 def _watched(run: Run) -> Any:
     """Wait for `run`, telling how it goes; if this is stopped, the run keeps what it has done."""
-    voice = _Voice()
+    from effkit.lab.voice import Voice
+
+    voice = Voice()
     try:
         while True:
             try:
@@ -363,30 +387,6 @@ def _watched(run: Run) -> Any:
         for note in run.notes:
             print(f"note: {note}", file=sys.stderr)
     return result
-
-
-class _Voice:
-    """Says where the work is: when a task begins or ends, and every SPEAK_SECONDS in between."""
-
-    def __init__(self) -> None:
-        self._task: tuple[str, int] | None = None
-        self._said, self._when = "", 0.0
-
-    def tell(self, at: Progress, left: float | None) -> None:
-        now = time.monotonic()
-        if (at.task, at.total) == self._task and at.done < at.total and now < self._when + SPEAK_SECONDS:
-            return
-        line = f"{at.task}: {at.done} of {at.total} {at.unit}"
-        if left is not None and at.done < at.total:
-            line += f", {_duration(left)} left"
-        if line != self._said:
-            print(line, file=sys.stderr, flush=True)
-        self._task, self._said, self._when = (at.task, at.total), line, now
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 if __name__ == "__main__":

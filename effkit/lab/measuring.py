@@ -30,6 +30,7 @@ def measure(
     new_tokens: int = 32,
     batch: int = 1,
     repeats: int = 5,
+    kv_bits: int | None = None,
     seed: int = 0,
     store: Store | str | Path | bool | None = None,
 ) -> Work[Record]:
@@ -38,6 +39,7 @@ def measure(
     base:  what to compare with; None compares a base with itself (retained 1), and leaves a compressed model uncompared
     name:  how charts call it; None: the label of its recipe
     batch: prompts at once while its speed is measured
+    kv_bits: 8 or 4: quality and speed with keys and values kept in so many bits
     store: None: the user's store; a Store or a path; False: none
     The other arguments are those of ek.evaluate and ek.profile, and so are the errors; a store that cannot be written is
     found before the work begins.
@@ -46,8 +48,9 @@ def measure(
     if shelf is not None:
         shelf.check()
     compared = model if base is None and not model.recipe.steps else base
-    quality = yield from evaluate.work(model, compared, on, window=window, windows=windows)
-    speed = yield from profile.work(model, prompt=prompt, new_tokens=new_tokens, batch=batch, repeats=repeats)
+    quality = yield from evaluate.work(model, compared, on, window=window, windows=windows, kv_bits=kv_bits)
+    faster_than = compared if model.recipe.steps else None  # a base has nothing to be slower than
+    speed = yield from profile.work(model, faster_than, prompt=prompt, new_tokens=new_tokens, batch=batch, repeats=repeats, kv_bits=kv_bits)
     record = Record(
         name=name or model.recipe.label(),
         checkpoint=model.checkpoint,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from effkit.hardware.memory import guard
 from effkit.models.datasets import Text
+from effkit.models.kvcache import rounded_cache
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
 from effkit.spec.intervals import Estimate
@@ -45,6 +46,7 @@ def evaluate(
     windows: int = 8,
     batch: int = 1,
     floor: bool = True,
+    kv_bits: int | None = None,
 ) -> Work[Quality]:
     """Measure what `model` keeps of `base` on the text `on`: a string, a file, a list of texts, or None for the default.
 
@@ -52,6 +54,7 @@ def evaluate(
     windows: how many, spread evenly over the text. A classifier reads every text of the list or line of the file
     batch:   windows a forward pass
     floor:   measure too what rounding the base to bfloat16 changes
+    kv_bits: 8 or 4: keys and values rounded to so many bits, as they are kept while decoding, before attention sees them
 
     Without a base only perplexity is measured. A model against itself: KL 0, agreement 1. KL is in nats a token.
     Raises BadInput (text, window, another vocabulary, logits that are not finite), OutOfMemory.
@@ -62,7 +65,13 @@ def evaluate(
     if base is not None:
         _comparable(model, base)
     material = material_for(model, base, on, window, windows)
-    work = _Comparison(model, base, material, floor and base is not None)
+    if kv_bits is not None:
+        if model.task != "causal-lm":
+            raise BadInput(
+                f"kv_bits is {kv_bits} for a sequence classifier", "Allowed: causal language models; others keep no keys and values"
+            )
+        rounded_cache(model.config, kv_bits)  # refused before anything is computed
+    work = _Comparison(model, base, material, floor and base is not None, kv_bits)
     with evaluating(*(m.module for m in (model, base) if m is not None)):
         yield work.progress("reading the text")
         for first in range(0, material.count, batch):
@@ -107,8 +116,9 @@ class _Reference:
 class _Comparison:
     """The work of one `evaluate`, unit by unit (a window, or a classifier's text), a forward pass between two yields."""
 
-    def __init__(self, model: Model, base: Model | None, material: Material, floor: bool) -> None:
-        self.model, self.base, self.material, self.floor = model, base, material, floor
+    def __init__(self, model: Model, base: Model | None, material: Material, floor: bool, kv_bits: int | None = None) -> None:
+        self.model, self.base, self.material, self.floor, self.kv_bits = model, base, material, floor, kv_bits
+        self.same = model is base and kv_bits is None
         self.found = _Found()
         self.rounded: Model | None = None
         self.note = ""
@@ -119,7 +129,7 @@ class _Comparison:
         units = material.count
         missing = 0 if base is None else sum(not self._kept(f"window-{i}") for i in range(units))
         floors = sum(not self._kept(f"floor-{i}") for i in range(units)) if self.floor else 0
-        self.total = missing + floors + (0 if model is base else units)
+        self.total = missing + floors + (0 if self.same else units)
 
     def units(self, units: Sequence[int]) -> Iterator[Progress]:
         """Run one batch through base, model and rounded base; each is skipped where its outputs are known."""
@@ -133,7 +143,7 @@ class _Comparison:
                     references = self._run_base(self.base, units)
                 yield self.progress("base", units, passes=len(units))
             self.found.base_nll += [r.nll for r in references if r.nll is not None]
-        if self.model is self.base:
+        if self.same:
             self._same(references)
         else:
             with self._working():
@@ -163,7 +173,7 @@ class _Comparison:
 
     def _run_model(self, units: Sequence[int], references: list[_Reference]) -> None:
         with guard(self.model.device, "comparing the model with its base"):
-            for at, (i, logits) in enumerate(zip(units, self.material.outputs(self.model, units), strict=True)):
+            for at, (i, logits) in enumerate(zip(units, self.material.outputs(self.model, units, self.kv_bits), strict=True)):
                 reference = references[at] if references else None
                 scores = self._against(logits, i, reference, "model", self.model)
                 if scores.nll is not None:
@@ -300,7 +310,7 @@ class _Comparison:
         agreement = none
         if agree is not None:
             # against itself nothing is left to chance
-            agreement = mean_over(agree) if self.model is self.base else share_over(agree)
+            agreement = mean_over(agree) if self.same else share_over(agree)
         edges = cuts(material.count, material.positions)
         return Quality(
             perplexity=none if nll is None else exponential(mean_over(nll)),
@@ -315,6 +325,7 @@ class _Comparison:
             tokens=material.count * material.positions,
             window=material.length,
             windows=material.count,
+            kv_bits=self.kv_bits,
             blocks=Blocks(
                 tokens=material.positions // (len(edges) - 1),
                 **{

@@ -2,15 +2,15 @@
 
 A repeat is one prompt of random tokens, read at once (prefill), then greedy decoding with a key-value cache, one token a
 step; every step is timed by the device's own clock or after synchronising. The first token is never part of the time
-per output token, and repeats that warm the device up are thrown away. Execution is eager: no compilation, no graphs.
+per output token, and repeats that warm the device up are thrown away. Execution is eager with a cache that grows, unless
+it is asked for otherwise; `decoding` in the result says how it was. Compiling is done before anything is timed.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,42 @@ from torch import Tensor
 
 from effkit.hardware.clock import Clock
 from effkit.hardware.memory import PeakMemory, guard
+from effkit.models.decoding import Decoder
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Estimate, mean_interval
 from effkit.spec.progress import Progress, Work, long_work
-from effkit.spec.record import Profile
+from effkit.spec.record import Decoding, Profile
 
+from .blocks import exponential
 from .checks import evaluating, whole
 
 SHARES = (0.5, 0.9, 0.99)
 
 
 @long_work
-def profile(model: Model, *, prompt: int = 128, new_tokens: int = 32, batch: int = 1, repeats: int = 5, warmup: int = 2) -> Work[Profile]:
+def profile(
+    model: Model,
+    base: Model | None = None,
+    *,
+    prompt: int = 128,
+    new_tokens: int = 32,
+    batch: int = 1,
+    repeats: int = 5,
+    warmup: int = 2,
+    compiled: bool = False,
+    kv_bits: int | None = None,
+) -> Work[Profile]:
     """Measure the speed of `model` where it is. Times are in ms, throughput in tokens a second over the whole batch.
 
+    base:       is decoded in turns with the model, so that `speed_ratio` says how many times as fast the model is
     prompt:     tokens read before the first one comes out
     new_tokens: tokens that come out; of 1, only the first is there, so that figures of output tokens are unavailable
     batch:      prompts at once
     repeats:    how often, each time with another prompt; intervals are over repeats, percentiles over all steps
     warmup:     repeats that are run first and discarded
+    compiled:   decode with a cache of fixed size and torch.compile, which takes seconds to minutes before the first token
+    kv_bits:    8 or 4: keep keys and values rounded to so many bits
 
     A sequence classifier is timed on one forward pass (`new_tokens` 0 in the result). Raises BadInput, OutOfMemory.
     """
@@ -46,19 +62,31 @@ def profile(model: Model, *, prompt: int = 128, new_tokens: int = 32, batch: int
     whole("warmup", warmup, 0)
     decodes = model.task == "causal-lm"
     steps, length = (new_tokens, prompt + new_tokens) if decodes else (1, prompt)
-    if length > model.window:
-        given = f"prompt is {prompt} tokens" + (f" and new_tokens is {new_tokens}, {length} in all" if decodes else "")
-        todo = "Choose a shorter prompt" + (" or fewer new tokens" if decodes else "")
-        raise BadInput(given, f"This model reads at most {model.window} at once", todo)
-    work = _Timing(model, prompt, steps, batch, repeats + warmup)
-    memory: PeakMemory | None = None
-    with evaluating(model.module):
+    compared = [] if base is None or base is model else [base]
+    for who, m in (("model", model), *(("base", b) for b in compared)):
+        if m.task != model.task:
+            raise BadInput(f"the model is a {model.task} model and the base a {m.task} model", "Both must have the same task")
+        if length > m.window:
+            given = f"prompt is {prompt} tokens" + (f" and new_tokens is {new_tokens}, {length} in all" if decodes else "")
+            todo = "Choose a shorter prompt" + (" or fewer new tokens" if decodes else "")
+            raise BadInput(given, f"This {who} reads at most {m.window} at once", todo)
+    if not decodes and (compiled or kv_bits is not None):
+        raise BadInput(
+            "compiled or kv_bits is given for a sequence classifier", "It decodes nothing, so there is nothing to compile or keep"
+        )
+    count = _Count((1 + len(compared)) * (warmup + repeats) * steps)
+    with evaluating(model.module, *(b.module for b in compared)):
+        work, *others = [_Timing(m, prompt, steps, batch, count, compiled, kv_bits) for m in (model, *compared)]
         for repeat in range(warmup):
-            yield from work.repeat(repeat, "warm-up")
-        work.forget()
+            for each in (work, *others):
+                yield from each.repeat(repeat, "warm-up")
+        for each in (work, *others):
+            each.forget()
         with PeakMemory(model.device) as memory:
             for repeat in range(warmup, warmup + repeats):
                 yield from work.repeat(repeat, "measuring")
+                for other in others:
+                    yield from other.repeat(repeat, "measuring the base")
     first, rest = work.first, work.rest
     return Profile(
         device=repr(model.device),
@@ -75,32 +103,46 @@ def profile(model: Model, *, prompt: int = 128, new_tokens: int = 32, batch: int
         first_token_percentiles=_percentiles(first),
         output_token_percentiles=_percentiles([s for steps in rest for s in steps]),
         prefill=_mean([batch * prompt / s for s in first], "tokens/s"),
-        decode=_mean([batch * len(s) / sum(s) for s in rest if s], "tokens/s"),
+        decode=_mean(work.rates(), "tokens/s"),
         memory=memory.noun(),
         timing=work.clock.how,
         threads=torch.get_num_threads() if model.device.is_cpu else None,
+        decoding=work.how(),
+        speed_ratio=_ratio(work, others[0]) if others else Estimate.unavailable(),
     )
 
 
 @dataclass
+class _Count:
+    """Forward passes done, of all that take turns."""
+
+    total: int
+    done: int = 0
+
+
+@dataclass
 class _Timing:
-    """The work of one `profile`: repeats of prefill and decode, a forward pass between two yields."""
+    """The part of one model in a `profile`: repeats of prefill and decode, a forward pass between two yields."""
 
     model: Model
     prompt: int
     steps: int
     batch: int
-    repeats: int
+    count: _Count
+    compiled: bool
+    kv_bits: int | None
     first: list[float] = field(default_factory=list)
     rest: list[list[float]] = field(default_factory=list)
-    done: int = 0
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self.clock = Clock(self.model.device)
         self.vocabulary = ordinary_tokens(self.model)
-        accepted = inspect.signature(self.model.module.forward).parameters
-        # What generate() asks for too: only the last position's logits, instead of prompt x vocabulary of them.
-        self.prefill: Mapping[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self.decoder: Decoder | None = None
+        if self.model.task == "causal-lm":
+            length = self.prompt + self.steps
+            with guard(self.model.device, f"profiling with batch {self.batch}"):
+                self.decoder = Decoder(self.model, length=length, batch=self.batch, compiled=self.compiled, kv_bits=self.kv_bits)
 
     def forget(self) -> None:
         self.first.clear()
@@ -109,39 +151,52 @@ class _Timing:
     def repeat(self, number: int, what: str) -> Iterator[Progress]:
         """One prompt, `steps` tokens."""
         ids = random_prompt(self.vocabulary, self.batch, self.prompt, seed=number).to(self.model.device.torch)
-        total = self.repeats * self.steps
-        cache: Any = None
         spent: list[float] = []
         for step in range(self.steps):
-            yield Progress("profile", self.done, total, "steps", what, self._metrics(spent), {"repeat": number, "token": step})
-            ids, cache, seconds = self._step(ids, cache, step)
+            metrics, details = self._metrics(spent), {"repeat": number, "token": step}
+            yield Progress("profile", self.count.done, self.count.total, "steps", what, metrics, details)
+            ids, seconds = self._step(ids, step)
             spent.append(seconds)
-            self.done += 1
-            if cache is None:
+            self.count.done += 1
+            if self.decoder is None or not self.decoder.caches:
                 # this architecture keeps no key-value cache: it has no decode steps to speak of
-                self.done += self.steps - step - 1
+                self.count.done += self.steps - step - 1
                 break
         self.first.append(spent[0])
         self.rest.append(spent[1:])
+        self.cache_bytes = self.decoder.cache_bytes if self.decoder else None
 
-    def _step(self, ids: Tensor, cache: Any, step: int) -> tuple[Tensor, Any, float]:
+    def _step(self, ids: Tensor, step: int) -> tuple[Tensor, float]:
         """One forward pass and the choice of the most likely token, timed together."""
         with guard(self.model.device, f"profiling with batch {self.batch}"), torch.inference_mode(), self.clock.measure() as span:
-            if self.model.task != "causal-lm":
-                logits, cache = self.model.module(input_ids=ids).logits, None
-                ids = logits.argmax(-1)
+            if self.decoder is None:
+                ids = self.model.module(input_ids=ids).logits.argmax(-1)
             else:
-                given = self.prefill if cache is None else {}
-                out = self.model.module(input_ids=ids, past_key_values=cache, use_cache=True, **given)
-                cache = getattr(out, "past_key_values", None)
-                ids = out.logits[:, -1:].argmax(-1)
-        return ids, cache, span.seconds
+                logits = self.decoder.read(ids) if step == 0 else self.decoder.step(ids)
+                ids = logits.argmax(-1, keepdim=True)
+        return ids, span.seconds
+
+    def rates(self) -> list[float]:
+        """Tokens a second after the first one, repeat by repeat."""
+        return [self.batch * len(s) / sum(s) for s in self.rest if s]
+
+    def how(self) -> Decoding | None:
+        return self.decoder.how.model_copy(update={"cache_bytes": self.cache_bytes}) if self.decoder else None
 
     def _metrics(self, spent: Sequence[float]) -> dict[str, float]:
         if not spent:
             return {}
         latest = {"first_token_ms": 1000 * spent[0]}
         return {**latest, "ms": 1000 * spent[-1]} if len(spent) > 1 else latest
+
+
+def _ratio(work: _Timing, base: _Timing) -> Estimate:
+    """How many times as fast as its base the model decodes (a classifier: answers): the geometric mean over repeats in turns."""
+    if work.decoder is None:
+        pairs = [(b, a) for a, b in zip(work.first, base.first, strict=True)]
+    else:
+        pairs = list(zip(work.rates(), base.rates(), strict=False))
+    return exponential(_mean([math.log(a / b) for a, b in pairs], ""))
 
 
 def ordinary_tokens(model: Model) -> Tensor:

@@ -31,9 +31,9 @@ class Windows:
         self.count, self.length = ids.shape
         self.positions = self.length - 1
 
-    def outputs(self, model: Model, units: Sequence[int]) -> list[Tensor]:
+    def outputs(self, model: Model, units: Sequence[int], kv_bits: int | None = None) -> list[Tensor]:
         """Logits [positions, vocabulary] of each unit, from one forward pass."""
-        logits = model.logits(self.ids[list(units)])
+        logits = model.logits(self.ids[list(units)], kv_bits=kv_bits)
         return [window[:-1] for window in logits]
 
     def targets(self, unit: int) -> Tensor | None:
@@ -54,8 +54,8 @@ class Texts:
         self.text, self.texts, self.length = text, texts, length
         self.count = len(texts)
 
-    def outputs(self, model: Model, units: Sequence[int]) -> list[Tensor]:
-        """Logits [1, classes] of each unit, from one forward pass."""
+    def outputs(self, model: Model, units: Sequence[int], kv_bits: int | None = None) -> list[Tensor]:
+        """Logits [1, classes] of each unit, from one forward pass. A classifier keeps no cache: kv_bits is for its twin above."""
         if len(units) > 1 and model.tokenizer.pad_token_id is None:
             raise BadInput(
                 f"batch is {len(units)}", "This model's tokenizer has no padding token, so its texts cannot share a pass", "Use batch=1"

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from effkit.spec.record import Checkpoint
 from .checks import weights_hash
 from .ledger import Ledger, ledger_of
 from .storage import is_replaced
+
+if TYPE_CHECKING:
+    from .execution.table import Execution
 
 NO_LIMIT = 1 << 30
 # What a checkpoint's generation_config.json may ask for otherwise (transformers fills in whatever is not given): the
@@ -49,6 +52,7 @@ class Model:
     recipe: Recipe = field(default_factory=Recipe)
     plans: tuple[Plan, ...] = ()
     origin: dict[str, Any] | None = field(default=None)
+    _decoder: Any = field(default=None, init=False)  # the compiled one, kept for the next text
 
     @property
     def task(self) -> str:
@@ -87,8 +91,19 @@ class Model:
         """Where every stored byte goes."""
         return ledger_of(self.module)
 
-    def logits(self, ids: torch.Tensor | Sequence[Sequence[int]], attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Token ids [batch, time] -> logits [batch, time, vocabulary], or [batch, classes] for a classifier."""
+    def execution(self) -> Execution:
+        """What each linear layer runs on when a few tokens are read (decoding), and why."""
+        from .execution.table import execution_of
+
+        return execution_of(self.module, self.dtype)
+
+    def logits(
+        self, ids: torch.Tensor | Sequence[Sequence[int]], attention_mask: torch.Tensor | None = None, kv_bits: int | None = None
+    ) -> torch.Tensor:
+        """Token ids [batch, time] -> logits [batch, time, vocabulary], or [batch, classes] for a classifier.
+
+        kv_bits: 8 or 4: attention sees keys and values rounded to so many bits
+        """
         device = _first_tensor(self.module).device
         ids = torch.as_tensor(ids, dtype=torch.long, device=device)
         if ids.dim() != 2 or ids.shape[1] == 0:
@@ -97,7 +112,11 @@ class Model:
             raise BadInput(f"the text has {ids.shape[1]} tokens", f"This model reads at most {self.window} at once", "Use shorter windows")
         given: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask.to(device)}
         if self.task == "causal-lm":
-            given["use_cache"] = False
+            given["use_cache"] = kv_bits is not None
+        if kv_bits is not None:
+            from .kvcache import rounded_cache
+
+            given["past_key_values"] = rounded_cache(self.config, kv_bits)
         with torch.inference_mode(), guard(device, "computing logits"):
             return self.module(input_ids=ids, **given).logits
 
@@ -110,8 +129,12 @@ class Model:
         """The text of token ids."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def generate(self, prompt: str, new_tokens: int = 64) -> str:
-        """The continuation of `prompt` by the most likely token each time (without the prompt)."""
+    def generate(self, prompt: str, new_tokens: int = 64, *, compiled: bool = False, kv_bits: int | None = None) -> str:
+        """The continuation of `prompt` by the most likely token each time (without the prompt).
+
+        compiled: compile the forward pass of a token first: seconds to minutes once a model, then faster
+        kv_bits:  8 or 4: keep keys and values rounded to so many bits
+        """
         if self.task != "causal-lm":
             raise BadInput(f"{self.checkpoint.source} is a sequence classifier", "generate works for causal language models")
         ids = self.tokens(prompt) or [t for t in (self.tokenizer.bos_token_id,) if t is not None]
@@ -123,20 +146,10 @@ class Model:
                 f"This model reads at most {self.window} in all",
                 "Shorten the prompt or ask for fewer tokens",
             )
-        from transformers import GenerationConfig
+        from .decoding import greedy
 
-        ends = getattr(self.module.generation_config, "eos_token_id", None)
-        pad = self.tokenizer.pad_token_id
-        if pad is None:
-            pad = ends[0] if isinstance(ends, list) else ends
-        plain = {name: UNCHANGED[name] for name in ("repetition_penalty", "no_repeat_ngram_size")}
-        config = GenerationConfig(do_sample=False, max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad, **plain)
-        inputs = torch.tensor([ids], device=_first_tensor(self.module).device)
-        with torch.inference_mode(), guard(inputs.device, "generating"):
-            out = self.module.generate(  # type: ignore[operator]
-                inputs, attention_mask=torch.ones_like(inputs), generation_config=config
-            )
-        return self.text(out[0, len(ids) :].tolist())
+        with guard(self.device, "generating"):
+            return self.text(greedy(self, ids, new_tokens, compiled=compiled, kv_bits=kv_bits))
 
     def clone(self, without: Collection[str] = ()) -> Model:
         """A copy that shares nothing. Tensors held only by the modules named in `without` (or inside them) are not

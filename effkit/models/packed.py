@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .execution.engines import Choice, Prepared, Work, choose, prepared, stamp_of
+
 SLICE = 1 << 20  # weights dequantized at once on a CPU: 4 MB of float32 stay in its cache, and never become fresh pages
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
@@ -67,7 +69,8 @@ class PackedWeight(nn.Module):
 
     integers: uint8 [rows, plane_bytes(columns, bits)]
     scales:   float16 or bfloat16 [rows, groups]
-    zeros:    packed zero points, uint8 [rows, plane_bytes(groups, bits)]; absent when symmetric (zero = 2**(bits-1))
+    zeros:    packed zero points, uint8 [rows, plane_bytes(groups, bits)]; absent when symmetric (zero = 2**(bits-1));
+              with a `zero_dtype`, real numbers of that type [rows, groups]
     """
 
     def __init__(
@@ -80,9 +83,11 @@ class PackedWeight(nn.Module):
         dtype: torch.dtype,
         scale_dtype: torch.dtype = torch.float16,
         device: torch.device | str | None = None,
+        zero_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.rows, self.columns, self.bits, self.symmetric = rows, columns, bits, symmetric
+        self.zero_dtype = None if symmetric else zero_dtype
         self.group_size = group_size or columns
         self.dtype, self.scale_dtype = dtype, scale_dtype
         groups = columns // self.group_size
@@ -90,7 +95,9 @@ class PackedWeight(nn.Module):
         empty = {"device": device, "dtype": torch.uint8}
         self.register_buffer("integers", torch.empty(rows, plane_bytes(columns, bits), **empty))
         self.register_buffer("scales", torch.empty(rows, groups, device=device, dtype=scale_dtype))
-        if not symmetric:
+        if self.zero_dtype is not None:
+            self.register_buffer("zeros", torch.empty(rows, groups, device=device, dtype=self.zero_dtype))
+        elif not symmetric:
             self.register_buffer("zeros", torch.empty(rows, plane_bytes(groups, bits), **empty))
 
     integers: torch.Tensor
@@ -98,23 +105,23 @@ class PackedWeight(nn.Module):
     zeros: torch.Tensor
 
     @staticmethod
-    def predicted_bytes(rows: int, columns: int, bits: int, group_size: int | None, symmetric: bool) -> int:
+    def predicted_bytes(rows: int, columns: int, bits: int, group_size: int | None, symmetric: bool, real_zeros: bool = False) -> int:
         """Stored bytes, known before anything is rounded; a test holds it equal to what is stored.
 
         >>> PackedWeight.predicted_bytes(1, 64, 4, 64, False)
         35
         """
         groups = columns // (group_size or columns)
-        zeros = 0 if symmetric else plane_bytes(groups, bits)
+        zeros = 0 if symmetric else 2 * groups if real_zeros else plane_bytes(groups, bits)
         return rows * (plane_bytes(columns, bits) + 2 * groups + zeros)
 
     def store_(self, start: int, integers: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> None:
-        """Fill rows from `start`: uint8 integers [n, columns], scales [n, groups], zero points uint8 [n, groups] (None: symmetric)."""
+        """Fill rows from `start`: uint8 integers [n, columns], scales [n, groups], zero points [n, groups] (None: symmetric)."""
         rows = slice(start, start + len(integers))
         self.integers[rows] = pack(integers, self.bits)
         self.scales[rows] = scales
         if zeros is not None:
-            self.zeros[rows] = pack(zeros, self.bits)
+            self.zeros[rows] = zeros if self.zero_dtype is not None else pack(zeros, self.bits)
 
     def restore_(self, integers: torch.Tensor, scales: torch.Tensor) -> None:
         """Other integers [rows, columns] and scales on the same zero points."""
@@ -122,8 +129,11 @@ class PackedWeight(nn.Module):
         self.scales.copy_(scales)
 
     def zero_points(self) -> torch.Tensor | float:
-        """uint8 [rows, groups], or the one number that serves all."""
-        return 2.0 ** (self.bits - 1) if self.symmetric else unpack(self.zeros, self.bits, self.groups)
+        """[rows, groups], uint8 or real, or the one number that serves all."""
+        return 2.0 ** (self.bits - 1) if self.symmetric else self._zeros(self.zeros)
+
+    def _zeros(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored if self.zero_dtype is not None else unpack(stored, self.bits, self.groups)
 
     def dequantized(self, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
         """The matrix [rows, columns] it stands for, or only the given rows, in the compute dtype."""
@@ -136,7 +146,7 @@ class PackedWeight(nn.Module):
         if zeros is None:
             q -= 2 ** (self.bits - 1)
         else:
-            q -= unpack(zeros, self.bits, self.groups).to(self.dtype).unsqueeze(-1)
+            q -= self._zeros(zeros).to(self.dtype).unsqueeze(-1)
         q *= scales.to(self.dtype).unsqueeze(-1)
         return q.reshape(-1, self.columns)
 
@@ -148,6 +158,7 @@ class PackedWeight(nn.Module):
         return self.rows * self.columns
 
     def spec(self) -> dict[str, Any]:
+        real = {} if self.zero_dtype is None else {"zero_dtype": str(self.zero_dtype).removeprefix("torch.")}
         return {
             "rows": self.rows,
             "columns": self.columns,
@@ -156,12 +167,13 @@ class PackedWeight(nn.Module):
             "symmetric": self.symmetric,
             "dtype": str(self.dtype).removeprefix("torch."),
             "scale_dtype": str(self.scale_dtype).removeprefix("torch."),
+            **real,
         }
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], device: Any = "meta") -> PackedWeight:
         given = dict(spec)
-        for name in ("dtype", "scale_dtype"):
+        for name in {"dtype", "scale_dtype", "zero_dtype"} & given.keys():
             given[name] = getattr(torch, given[name])
         return cls(**given, device=device)
 
@@ -171,10 +183,11 @@ class PackedWeight(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedWeight:
         """`.to(dtype)` changes what it computes in, never what is stored: scales keep their dtype."""
-        stored = self.scales
-        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=stored.device)).dtype
+        stored = {name: tensor for name, tensor in self._buffers.items() if tensor is not None and tensor.is_floating_point()}
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.scales.device)).dtype
         super()._apply(fn, recurse)
-        self.scales = stored.to(self.scales.device)
+        for name, tensor in stored.items():
+            setattr(self, name, tensor.to(getattr(self, name).device))
         return self
 
 
@@ -201,19 +214,42 @@ class _Packed(nn.Module):
 
 
 class PackedLinear(_Packed):
-    """A linear layer y = x W' + b whose W is packed; dequantized for each call.
+    """A linear layer y = x W' + b whose W is packed.
 
-    x: [..., in_features] -> y: [..., out_features], in x's dtype.
+    x: [..., in_features] -> y: [..., out_features], in x's dtype. A few rows of x are multiplied by the engine that
+    effkit.models.execution chooses for the device, the dtype and the shape; many rows, and rows that need a gradient, by
+    the dequantized matrix. `engine`: None lets effkit choose, "dequantize" uses no engine.
     """
 
     kind = "packed-linear"
+    engine: str | None = None
 
     def __init__(self, packed: PackedWeight, bias: torch.Tensor | None = None) -> None:
         super().__init__(packed)
         self.in_features, self.out_features = packed.columns, packed.rows
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._prepared: dict[torch.dtype, Prepared] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.engine is None and not torch.is_grad_enabled():
+            ready = self._prepared.get(x.dtype) or self.prepare(x.dtype)
+            if ready.engine is not None and x.numel() <= ready.engine.most_rows * self.in_features:
+                engine = ready.engine
+                if ready.stamp and not torch.compiler.is_compiling() and ready.stamp != stamp_of(self.packed):
+                    ready = self.prepare(x.dtype)  # the same engine: only the weights have changed
+                return engine.multiply(x, self.packed, ready.tensors, self.bias)
+        return self._dequantized_product(x)
+
+    def choice(self, dtype: torch.dtype) -> Choice:
+        """The engine for inputs of this dtype, and why."""
+        return choose(Work.of(self.packed, dtype))
+
+    def prepare(self, dtype: torch.dtype) -> Prepared:
+        """Let the engine derive what it needs from the stored weight: done at the first input, and after a change of it."""
+        ready = self._prepared[dtype] = prepared(self.choice(dtype), self.packed, dtype)
+        return ready
+
+    def _dequantized_product(self, x: torch.Tensor) -> torch.Tensor:
         rows = max(1, SLICE // self.in_features)
         if x.device.type != "cpu" or rows >= self.out_features or (torch.is_grad_enabled() and x.requires_grad):
             return nn.functional.linear(x, self.packed.dequantized().to(x.dtype), self.bias)
@@ -223,6 +259,14 @@ class PackedLinear(_Packed):
             weight = self.packed.dequantized(part).to(x.dtype)
             y[..., part] = nn.functional.linear(x, weight, None if self.bias is None else self.bias[part])
         return y
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
+        self._prepared.clear()
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy derives its own: what an engine prepared belongs to these tensors on this device."""
+        return {**self.__dict__, "_prepared": {}}
 
     def storage_spec(self) -> dict[str, Any]:
         return {"kind": self.kind, **self.packed.spec(), "bias": self.bias is not None}

@@ -46,24 +46,32 @@ def save(model: Model, path: Path) -> Path:
             "Allowed: a new folder, an empty one, or one that effkit saved a model to",
             "Choose another name, or remove it first",
         )
-    state = {name: tensor.detach() for name, tensor in model.module.state_dict().items()}
-    owner = owners(state)
-    tensors = {name: state[name].contiguous().cpu() for name in state if owner[name] == name}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     try:
-        with atomic_folder(path, needs=size + TOKENIZER_ROOM) as part:
-            _write_tensors(tensors, part / WEIGHTS)
-            (part / "config.json").write_text(json.dumps(_config(model), indent=2, sort_keys=True), encoding="utf-8")
-            generation = getattr(model.module, "generation_config", None)
-            if generation is not None:
-                (part / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")
-            model.tokenizer.save_pretrained(part)
-            (part / MANIFEST).write_text(json.dumps(manifest(model, owner), indent=2), encoding="utf-8")
+        with atomic_folder(path, needs=model.stored_bytes + TOKENIZER_ROOM) as part:
+            write_folder(model, part)
     except CannotWrite:
         raise
     except OSError as error:
         raise CannotWrite(f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder.") from error
     return path
+
+
+def write_folder(model: Model, part: Path) -> None:
+    """Everything that `save` writes, into the empty folder `part`."""
+    state = {name: tensor.detach() for name, tensor in model.module.state_dict().items()}
+    owner = owners(state)
+    write_tensors({name: state[name].contiguous().cpu() for name in state if owner[name] == name}, part / WEIGHTS)
+    write_description(model, part)
+    (part / MANIFEST).write_text(json.dumps(manifest(model, owner), indent=2), encoding="utf-8")
+
+
+def write_description(model: Model, part: Path, **more: Any) -> None:
+    """config.json (with `more` in it), generation_config.json and the tokenizer's files."""
+    (part / "config.json").write_text(json.dumps({**_config(model), **more}, indent=2, sort_keys=True), encoding="utf-8")
+    generation = getattr(model.module, "generation_config", None)
+    if generation is not None:
+        (part / "generation_config.json").write_text(generation.to_json_string(), encoding="utf-8")
+    model.tokenizer.save_pretrained(part)
 
 
 def manifest(model: Model, owner: dict[str, str]) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def _config(model: Model) -> dict[str, Any]:
     return {**config, "architectures": [type(model.module).__name__], "dtype": str(model.dtype).removeprefix("torch.")}
 
 
-def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:

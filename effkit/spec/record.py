@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from .intervals import Estimate, Noun
+from .intervals import Estimate, Noun, three
 from .plan import Plan
 from .recipe import Recipe, from_json, upgrade
 
@@ -64,6 +64,7 @@ class Quality(Noun):
     perplexity:      exp of the mean negative log-likelihood; unavailable for classifiers
     perplexity_ratio: model over base, paired
     agreement:       share of tokens (classifier: texts) whose most likely choice is the base's
+    kv_bits:         bits that keys and values were kept in; None: as computed
     indistinguishable: True where the data cannot tell the model from its base, None where nothing was compared
     """
 
@@ -79,6 +80,7 @@ class Quality(Noun):
     tokens: int
     window: int
     windows: int
+    kv_bits: int | None = None
     blocks: Blocks
     seconds: float = 0.0
 
@@ -99,6 +101,24 @@ class Memory(Noun):
     how: str = "unavailable"
 
 
+class Decoding(Noun):
+    """How output tokens were made.
+
+    cache:           keys and values kept as "dynamic" (grows), "static" (of fixed size), "int8" or "int4" (rounded)
+    cache_bytes:     of the whole batch after the last token; None where nothing was kept
+    compiled:        whether the forward pass of a token was compiled; compile_seconds are never part of a figure
+    engines:         how many linear layers run on which engine
+    note:            what was asked for and could not be done, and why
+    """
+
+    cache: str = "dynamic"
+    cache_bytes: int | None = None
+    compiled: bool = False
+    compile_seconds: float | None = None
+    engines: dict[str, int] = Field(default_factory=dict)
+    note: str = ""
+
+
 class Profile(Noun):
     """How fast it runs, on which device. Percentiles are keyed "p50", "p90", "p99".
 
@@ -106,6 +126,7 @@ class Profile(Noun):
     time_per_output_token: ms, over the tokens after the first
     prefill, decode: tokens per second over the whole batch
     warmup: repeats that were run first and discarded
+    speed_ratio: decode throughput over the base's, both run in turns (a classifier: answers a second); unavailable without a base
     """
 
     device: str
@@ -126,6 +147,16 @@ class Profile(Noun):
     memory: Memory = Memory()
     timing: str = "wall clock after synchronising"
     threads: int | None = None
+    decoding: Decoding | None = None
+    speed_ratio: Estimate = Estimate.unavailable()
+
+    @property
+    def slower(self) -> str | None:
+        """A sentence where the model is slower than its base for certain, such as "decodes 0.8 times as fast as its base"."""
+        ratio = self.speed_ratio
+        if ratio.value is None or (ratio.value if ratio.high is None else ratio.high) >= 1:
+            return None
+        return f"{'decodes' if self.new_tokens else 'answers'} {three(ratio.value)} times as fast as its base"
 
 
 class Cost(Noun):

@@ -35,7 +35,7 @@ from effkit.spec.errors import EffkitError
 ENTRY = 400  # bytes of a quantized module's names in the file's header
 SECONDS = 900.0  # aimed at for tuning, of two processor cores
 RATE = 1e11  # operations a second that they do
-STEPS = (60, 150)
+STEPS = (60, 120)
 
 
 def text_of(path: str) -> Text:

@@ -242,3 +242,16 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip().endswith("ok"), done
+
+
+def test_a_model_is_exported(here, tiny_llama, tmp_path):
+    ek.quantize(tiny_llama, bits=4, group_size=32).save(tmp_path / "saved")
+    code, said, told = here("export", tmp_path / "saved", tmp_path / "out")
+    line = json.loads(said)
+    assert (code, line["format"], line["exact"]) == (0, "compressed-tensors", True)
+    assert line["bytes"] == tensor_bytes(tmp_path / "out" / "model.safetensors")
+    assert "note: model.embed_tokens: embeddings and heads are not packed" in told
+    code, said, told = here("export", tmp_path / "saved", tmp_path / "out.gguf", "--format", "gguf", "--strict")
+    assert (code, said) == (2, "")
+    assert told.splitlines()[-1].startswith("effkit: strict is True and 1 of 29 tensors cannot be kept")
+    assert not (tmp_path / "out.gguf").exists()

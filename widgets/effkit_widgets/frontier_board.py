@@ -48,6 +48,7 @@ def point(record: Record) -> dict[str, Any]:
         "device": profile.device if profile else str(record.environment.get("device", "an unknown device")),
         "date": record.created,
         "simulated": bool(profile and profile.simulated),
+        "slower": (profile.slower if profile else None) or "",
     }
 
 
@@ -135,6 +136,12 @@ class FrontierCard(Card):
         self.sentence = self._sentence()
 
     def _sentence(self) -> str:
+        """The verdict, and which models are slower than their base: fewer bytes are not always faster."""
+        slower = [f"{r.name} {r.profile.slower}" for r in self._records if r.profile and r.profile.slower]
+        more = f", and {len(slower) - 2} more are slower too" if len(slower) > 2 else ""
+        return " ".join([self._verdict(), *([f"{', '.join(slower[:2])}{more}."] if slower else [])])
+
+    def _verdict(self) -> str:
         """The verdict for the budget of this moment, in words."""
         measured = [r for r in self._records if self.frontier.point(r) is not None]
         if not measured:

@@ -41,18 +41,6 @@ def trained_parameters(model: Model, train: str) -> dict[str, nn.Parameter]:
     }
 
 
-def layer_list(model: Model) -> tuple[str, nn.ModuleList]:
-    """The list of transformer layers and its name, e.g. 'model.layers'. BadInput where there is none to find."""
-    count = getattr(model.config, "num_hidden_layers", None)
-    for name, part in model.module.named_modules():
-        if isinstance(part, nn.ModuleList) and len(part) == count:
-            return name, part
-    raise BadInput(
-        f"the layers of {model.checkpoint.architecture} were not found",
-        "Pruning needs a list of num_hidden_layers equal layers, as Llama, GPT-2 or BERT have",
-    )
-
-
 def _vocabulary(model: Model) -> list[nn.Module]:
     table, head = model.module.get_input_embeddings(), model.module.get_output_embeddings()  # type: ignore[operator]
     return [part for part in (table, head if model.task == "causal-lm" else None) if part is not None]

@@ -53,3 +53,27 @@ def test_another_compute_type_leaves_the_stored_bits_alone():
     for name, tensor in packed.state_dict().items():
         assert tensor.dtype == before[name].dtype
         assert torch.equal(tensor, before[name])
+
+
+def test_real_zero_points_are_stored_counted_and_found_again():
+    packed = PackedWeight(6, 32, 3, 16, False, torch.float32, zero_dtype=torch.float16)
+    stored = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
+    assert stored == PackedWeight.predicted_bytes(6, 32, 3, 16, False, real_zeros=True)
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(0, 8, (6, 32), generator=generator, dtype=torch.uint8)
+    zeros, scales = (7 * torch.rand(6, 2, generator=generator)).half(), torch.rand(6, 2, generator=generator).half()
+    packed.store_(0, integers, scales, zeros)
+    expected = (integers.float().reshape(6, 2, 16) - zeros.float().unsqueeze(-1)) * scales.float().unsqueeze(-1)
+    assert torch.equal(packed.dequantized(), expected.reshape(6, 32))
+    assert torch.equal(packed.dequantized(slice(2, 4)), expected.reshape(6, 32)[2:4])
+    again = PackedWeight.from_spec(packed.spec())
+    again.load_state_dict(packed.state_dict(), assign=True)
+    assert torch.equal(again.dequantized(), packed.dequantized())
+    assert again.to(torch.bfloat16).zeros.dtype == torch.float16
+    assert torch.equal(again.zeros, zeros)
+
+
+def test_models_saved_before_there_were_real_zero_points_still_load():
+    spec = PackedWeight(4, 32, 4, 16, False, torch.float32).spec()
+    assert "zero_dtype" not in spec
+    assert PackedWeight.from_spec(spec).zero_dtype is None

@@ -17,6 +17,7 @@ from effkit.spec.progress import Snapshot
 IDS = torch.arange(40).reshape(2, 20) + 3
 WAYS = [
     {"bits": 8}, {"bits": 4, "group_size": 32}, {"bits": 3, "group_size": 16}, {"bits": 4, "symmetric": True},
+    {"method": "hqq", "bits": 3, "group_size": 32},
     {"bits": 5, "group_size": None, "embedding_bits": None}, {"method": "nf4"}, {"method": "fp4", "group_size": 32}, {"method": "int8"},
 ]  # fmt: skip
 
@@ -127,6 +128,10 @@ def test_the_plan_says_how_odd_rows_are_treated(stories15m):
         ({"group_size": 1}, r"group_size is 1. Allowed: a whole number of at least 2"),
         ({"method": "nf4", "group_size": 48}, r"group_size for nf4 is 48. Allowed: 32, 64"),
         ({"method": "int8", "group_size": 64}, r"group_size for int8 is 64. Allowed: None \(whole rows\) or 'auto'"),
+        ({"method": "hqq", "symmetric": True}, r"symmetric is True for hqq. Allowed: False"),
+        ({"method": "smooth", "symmetric": True}, r"symmetric is True for smooth. Allowed: False"),
+        ({"method": "smooth", "bits": 4}, r"bits for smooth is 4. Allowed: 8"),
+        ({"method": "smooth", "group_size": 32}, r"group_size for smooth is 32. Allowed: None \(whole rows\) or 'auto'"),
         ({"method": "nf4", "symmetric": True}, r"symmetric is True for nf4. Allowed: False"),
         ({"embedding_bits": 16}, r"embedding_bits is 16. Allowed"),
         ({"skip": ("no_such",)}, r"skip names 'no_such', which no module's name holds. Allowed"),

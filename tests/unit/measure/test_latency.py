@@ -213,3 +213,39 @@ def test_out_of_memory_is_one_error(tiny_llama):
     tiny_llama.module.get_submodule("model.norm").register_forward_hook(lambda *_: torch.empty(1 << 55, dtype=torch.uint8))
     with pytest.raises(OutOfMemory, match="Out of memory on cpu while profiling with batch 1"):
         ek.profile(tiny_llama, **FEW)
+
+
+def test_the_base_takes_turns_and_a_slower_model_says_so(tiny_llama, calls, clockwork):
+    base = tiny_llama.clone()
+    order = []
+    for name, model in (("model", tiny_llama), ("base", base)):
+        model.module.register_forward_pre_hook(
+            lambda _, __, given, name=name: order.append((name, given["input_ids"].shape[1])), with_kwargs=True
+        )
+    clockwork(tiny_llama, lambda number, _: 0.025 + 0.001 * (number // 3 % 2))
+    clockwork(base, lambda *_: 0.020)
+    got = ek.profile(tiny_llama, base, prompt=16, new_tokens=3, repeats=3, warmup=1)
+    turn = [16, 1, 1]
+    assert order == [(name, tokens) for _ in range(4) for name in ("model", "base") for tokens in turn]
+    assert got.speed_ratio.value == pytest.approx((20 / 26 * 20 / 25 * 20 / 26) ** (1 / 3))
+    assert got.speed_ratio.low < got.speed_ratio.value < got.speed_ratio.high < 1
+    assert got.slower == "decodes 0.779 times as fast as its base"
+    turned = ek.profile(base, tiny_llama, prompt=16, new_tokens=3, repeats=3, warmup=1)
+    assert turned.speed_ratio.value > 1
+    assert turned.slower is None
+    alone = ek.profile(tiny_llama, tiny_llama, **FEW)
+    assert alone.speed_ratio.value is None
+    assert alone.slower is None
+
+
+def test_a_slower_classifier_answers(tiny_classifier, clockwork):
+    base = tiny_classifier.clone()
+    clockwork(tiny_classifier, lambda *_: 0.05)
+    clockwork(base, lambda *_: 0.02)
+    got = ek.profile(tiny_classifier, base, prompt=32, repeats=2, warmup=0)
+    assert got.slower == "answers 0.4 times as fast as its base"
+
+
+def test_a_base_of_another_task_is_refused(tiny_llama, tiny_classifier):
+    with pytest.raises(BadInput, match="the model is a causal-lm model and the base a sequence-classification model"):
+        ek.profile(tiny_llama, tiny_classifier, **FEW)

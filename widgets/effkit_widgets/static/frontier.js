@@ -10,7 +10,7 @@ Object.assign(STRINGS, {
   keys: { en: "Arrows move between points, Space selects." }, noPoints: { en: "no measured model yet" },
   simulated: { en: "simulated" }, ties: { en: "not distinguishable from" }, more: { en: "{n} more" }, chosen: { en: "selected" }, onFront: { en: "on the Pareto front" },
   base: { en: "base model" }, quantized: { en: "quantized" }, pruned: { en: "pruned" }, distilled: { en: "distilled" }, combined: { en: "combined" },
-  kind: { en: "kind" }, model: { en: "model" }, recipe: { en: "recipe" }, device: { en: "device" }, day: { en: "measured on" }, low: { en: "low" }, high: { en: "high" },
+  kind: { en: "kind" }, model: { en: "model" }, recipe: { en: "recipe" }, device: { en: "device" }, speed: { en: "speed" }, day: { en: "measured on" }, low: { en: "low" }, high: { en: "high" },
   frontierTable: { en: "Measured models; an interval holds the true value with 95% confidence" },
 });
 
@@ -117,13 +117,14 @@ function frontierView(host, model, signal, { live, onstate }) {
   }
   function spokenPoint(p, front, inside) {
     const fx = fig("x"), fy = fig("y");
-    return [p.name, say(p.kind), `${fy.label} ${intervalText(p.ys, fy.unit)}`, `${fx.label} ${intervalText(p.xs, fx.unit)}`, p.simulated ? say("simulated") : "", p.ties?.length ? `${say("ties")} ${p.ties.join(", ")}` : "", front ? say("onFront") : "", say(inside ? "inside" : "outside")].filter(Boolean).join("; ");
+    return [p.name, say(p.kind), `${fy.label} ${intervalText(p.ys, fy.unit)}`, `${fx.label} ${intervalText(p.xs, fx.unit)}`, p.slower || "", p.simulated ? say("simulated") : "", p.ties?.length ? `${say("ties")} ${p.ties.join(", ")}` : "", front ? say("onFront") : "", say(inside ? "inside" : "outside")].filter(Boolean).join("; ");
   }
   function show(p) {
     const fx = fig("x"), fy = fig("y"), short = (f) => f.label.replace(/ \([^)]*\)/, "");
     const pairs = [[short(fy), intervalText(p.ys, fy.unit)], [short(fx), intervalText(p.xs, fx.unit)], [say("kind"), say(p.kind)]];
     if (p.recipe !== p.name && p.kind !== "base") pairs.push([say("recipe"), p.recipe]);
     if (p.ties?.length) pairs.push([say("ties"), p.ties.slice(0, 3).join(", ") + (p.ties.length > 3 ? `, ${say("more", { n: p.ties.length - 3 })}` : "")]);
+    if (p.slower) pairs.push([say("speed"), p.slower]);
     pairs.push([say("device"), p.device + (p.simulated ? ` (${say("simulated")})` : "")]);
     it.tip.show(X(p.x), Y(p.y), p.name, pairs, placed.filter((q) => q !== p).map((q) => [X(q.x), Y(q.y)]));
     it.box.dataset.hover = p.name;
@@ -239,7 +240,7 @@ function frontierTable(model) {
     const unit = f.unit ? `, ${f.unit}` : "", show = (v) => (v === null || v === "" ? (v === null ? say("unavailable") : "") : withUnit(v, f.unit));
     columns.push({ label: f.label.replace(/ \([^)]*\)/, "") + unit, show }, { label: say("low"), show }, { label: say("high"), show });
   }
-  columns.push({ label: say("device"), text: true }, { label: say("day"), text: true });
-  const rows = model.get("points").map((p) => [p.name, say(p.kind), p.recipe, ...figures.flatMap(([key]) => { const [v, low, high] = p.figures[key] ?? [null, null, null]; return [v, low ?? "", high ?? ""]; }), p.device, p.date.slice(0, 10)]);
+  columns.push({ label: say("speed"), text: true }, { label: say("device"), text: true }, { label: say("day"), text: true });
+  const rows = model.get("points").map((p) => [p.name, say(p.kind), p.recipe, ...figures.flatMap(([key]) => { const [v, low, high] = p.figures[key] ?? [null, null, null]; return [v, low ?? "", high ?? ""]; }), p.slower || "", p.device, p.date.slice(0, 10)]);
   return { caption: say("frontierTable"), columns, rows };
 }

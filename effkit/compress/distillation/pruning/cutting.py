@@ -16,13 +16,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from effkit.hardware.memory import guard
+from effkit.models.layers import layer_list
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.saving import rebuilt
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput
-
-from ..planning import layer_list
 
 Axes = Mapping[str, tuple[str, ...]]
 

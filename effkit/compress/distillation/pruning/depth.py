@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from effkit.hardware.memory import guard
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 from effkit.spec.recipe import Prune
 
-from ..planning import layer_list
 from .cutting import Kept, cut
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from effkit.models.layers import layer_list
 from effkit.models.ledger import Entry, category_of
 from effkit.models.model import Model
 from effkit.models.storage import is_replaced
@@ -19,7 +20,7 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Work, finish
 from effkit.spec.recipe import Prune, Student
 
-from ..planning import _by_module, _module_plan, layer_list
+from ..planning import _by_module, _module_plan
 from .axes import width_axes
 from .calibration import calibration, domain_text
 from .cutting import Axes, Kept, cut, is_meta, new_names, refuse_few_bits

@@ -1,0 +1,1 @@
+"""One file a format; each enters through the table in `effkit.models.exporting`."""
