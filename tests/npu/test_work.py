@@ -252,6 +252,15 @@ def test_the_two_npus_keep_their_work_apart(tiny_llama_folder, tiny_llama):
     assert profile.device.startswith("npu:1 ")
 
 
+def test_tokens_are_compared_as_on_the_cpu(base, tiny_llama):
+    text = TEXT[:120]
+    ours = ek.compare_tokens(ek.quantize(base, bits=4, group_size=32), base, text)
+    theirs = ek.compare_tokens(ek.quantize(tiny_llama, bits=4, group_size=32), tiny_llama, text)
+    assert [one.text for one in ours.tokens] == [one.text for one in theirs.tokens]
+    assert ours.mean_kl == pytest.approx(theirs.mean_kl, rel=1e-2)
+    assert all(a.kl == pytest.approx(b.kl, rel=0.05, abs=1e-4) for a, b in zip(ours.tokens[1:], theirs.tokens[1:], strict=True))
+
+
 @pytest.mark.parametrize(("format", "name", "file"), [("compressed-tensors", "out", "model.safetensors"), ("gguf", "out.gguf", "")])
 def test_an_export_from_the_npu_is_the_same_file(format, name, file, base, tiny_llama, tmp_path, monkeypatch):
     from effkit.models.exporters import gguf_metadata

@@ -41,11 +41,17 @@ class Seen:
     hessian: Tensor
     tokens: int = 0
     largest: Tensor | None = None
+    shared: Any = None  # what a method has made of the hessian, for all the modules that read the same
 
     @property
     def mean_square(self) -> Tensor:
         """Of every input [in_features]."""
         return self.hessian.diagonal() / max(1, self.tokens)
+
+    def take_hessian(self) -> Tensor:
+        """The hessian, which is then no longer kept here: it can be as large as the weights of a layer."""
+        taken, self.hessian = self.hessian, self.hessian.new_empty(0, 0)
+        return taken
 
     def add_(self, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()

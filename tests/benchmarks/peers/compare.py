@@ -62,27 +62,26 @@ PEERS = {
         (
             {"type": "nf4", "block": 64, "nested": False},
             {"type": "nf4", "block": 32, "nested": True},
-            {"type": "fp4", "block": 64, "nested": False},
         ),
     ),
     "hqq": Peer((TORCH, *READERS, "hqq"), "hqq", tuple(widths(group=64))),
     "torchao": Peer(
         (TORCH, "transformers", "safetensors", "torchao"),
         "torchao",
-        (*widths(group=32), *widths(group=32, asymmetric=True), *widths(group=32, algorithm="hqq_scale_only")),
+        (*widths(group=32, asymmetric=True), *widths(group=32, algorithm="hqq_scale_only")),
     ),
     "optimum-quanto": Peer(
-        (TORCH, *READERS, "optimum-quanto"), "quanto", tuple({"bits": b, "optimizer": o} for b in (4, 2) for o in ("max", "hqq"))
+        (TORCH, *READERS, "optimum-quanto"), "quanto", tuple({"bits": b, "optimizer": o} for b, o in ((4, "max"), (2, "max"), (4, "hqq")))
     ),
     "auto-round": Peer((TORCH, "auto-round"), "auto_round", tuple(widths(group=32, symmetric=False, iterations=200))),
     "gptqmodel": Peer((TORCH, "gptqmodel"), "gptqmodel", tuple(widths(group=32))),
     "llmcompressor": Peer(
         (TORCH, "llmcompressor"),
         "llmcompressor",
-        (*widths(method="gptq", group=32, symmetric=False), *widths(method="awq", group=32, symmetric=False)),
+        (*widths(method="gptq", group=32, symmetric=False), *widths(method="awq", group=32, symmetric=False)[:2]),
     ),
 }
-LLAMA_TYPES = ("MOSTLY_Q4_0", "MOSTLY_IQ4_NL", "MOSTLY_Q4_K_S", "MOSTLY_Q3_K_S", "MOSTLY_Q2_K")
+LLAMA_TYPES = ("MOSTLY_Q4_0", "MOSTLY_IQ4_NL", "MOSTLY_Q3_K_S", "MOSTLY_Q2_K")
 OURS = tuple(
     {"bits": bits, "group_size": 32, **way}
     for bits in (4, 3, 2)
