@@ -319,6 +319,7 @@ def main() -> int:
             str(size): {name: {k: r.get(k) for k in ("how", "bits_per_weight", "kl", "seconds")} for name, r in best(found, size).items()}
             for size in SIZES
         },
+        "not_run": [name for name in everyone if name not in found],
         "programs": found,
         "seconds": round(time.perf_counter() - begun, 1),
     }
