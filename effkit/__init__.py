@@ -43,6 +43,7 @@ _HOME = {
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
     "claim": "lab.claim",
+    "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
@@ -85,6 +86,7 @@ __all__ = [
     "attach",
     "best_format",
     "claim",
+    "compare_tokens",
     "device",
     "devices",
     "distill",
@@ -115,6 +117,7 @@ if TYPE_CHECKING:
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .measure.tokenwise import compare_tokens
     from .models.exporting import Exported, export
     from .models.labelled import read_labelled
     from .models.loading import load

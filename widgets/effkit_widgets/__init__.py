@@ -10,19 +10,25 @@ _HOME = {
     "CostCard": "cost_card",
     "DistillLab": "distill_lab",
     "FrontierBoard": "frontier_board",
+    "LayerMap": "layer_map",
+    "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
     "RunMonitor": "run_monitor",
+    "TokenLens": "token_lens",
 }
 
-__all__ = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "QuantizeLab", "RunMonitor"]
+__all__ = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "RunMonitor", "TokenLens"]
 
 if TYPE_CHECKING:
     from .byte_ledger import ByteLedger
     from .cost_card import CostCard
     from .distill_lab import DistillLab
     from .frontier_board import FrontierBoard
+    from .layer_map import LayerMap
+    from .method_table import MethodTable
     from .quantize_lab import QuantizeLab
     from .run_monitor import RunMonitor
+    from .token_lens import TokenLens
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ Hooks that stay as they are, for tests and for pages that show recorded cards:
 - buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear
 - a chart is `.ek-chart` with `data-points`; in it `[data-series]` groups have their own `data-points`; the frontier's
   points are `.ek-point[data-id][data-kind][data-fits][aria-selected]`, its budget lines `[role=slider][data-budget=quality|cost]`
+- the layer map's cells are `td[data-module][data-pinned][aria-selected]`, its figures `[data-fact]`; a lens's tokens `[data-token]`
 - fields carry the `name` of what they set: method, bits, group_size, embedding_bits, layers, steps, temperature, ...
 - a host without a kernel marks an ancestor `.jupyter-widgets-disconnected` (ipywidgets does) or `[data-ek-recorded]`
 """

@@ -60,6 +60,7 @@ class QuantizeLab(FrontierCard, LiveCard):
         self._base_record: Record | None = None
         self._result: Model | None = None
         self._record: Record | None = None
+        self._spent, self._seconds = 0.0, {}
         config = {"name": short_name(model.checkpoint.source), "methods": _offered(model)}
         super().__init__((), "bytes", "retained", 0.9, 0.5, config=config)
         self._where = {"device": repr(model.device), "date": today()}
@@ -75,6 +76,11 @@ class QuantizeLab(FrontierCard, LiveCard):
     def record(self) -> Record | None:
         """The record of the last quantized model; None before it is measured."""
         return self._record
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What quantizing took, by the record's id: for MethodTable(lab.records, seconds=lab.seconds)."""
+        return dict(self._seconds)
 
     def start(self, **choice: Any) -> Run:
         """Quantize as the card shows, then measure. Returns the quantize run at once.
@@ -113,12 +119,13 @@ class QuantizeLab(FrontierCard, LiveCard):
 
     def _after(self, run: Run) -> Run | None:
         if self._result is None:
-            self._result = run.result
+            self._result, self._spent = run.result, run.elapsed
         elif self._base_record is None:
             self._base_record = run.result
             self.add(run.result)
         else:
             self._record = run.result
+            self._seconds[run.result.id] = self._spent
             self.add(run.result)
             return None
         options = {"on": self._on, "store": self._store, **self._measuring}

@@ -41,11 +41,17 @@ class Seen:
     hessian: Tensor
     tokens: int = 0
     largest: Tensor | None = None
+    shared: Any = None  # what a method has made of the hessian, for all the modules that read the same
 
     @property
     def mean_square(self) -> Tensor:
         """Of every input [in_features]."""
         return self.hessian.diagonal() / max(1, self.tokens)
+
+    def take_hessian(self) -> Tensor:
+        """The hessian, which is then no longer kept here: it can be as large as the weights of a layer."""
+        taken, self.hessian = self.hessian, self.hessian.new_empty(0, 0)
+        return taken
 
     def add_(self, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()
@@ -111,9 +117,13 @@ class Stream:
         other.hidden = list(self.hidden)
         return other
 
-    def working_copy(self, index: int, done: dict[str, nn.Module]) -> nn.Module:
-        """A copy of a layer, with what is done already in the form of ordinary linears."""
-        layer = copy.deepcopy(self.layers[index])
+    def working_copy(self, index: int, done: dict[str, nn.Module], shared: bool = False) -> nn.Module:
+        """A copy of a layer, with what is done already in the form of ordinary linears.
+
+        shared: it holds the model's own weights, for those who replace modules and change no weight in place.
+        """
+        weights = {id(p): p for p in self.layers[index].parameters()} if shared else {}
+        layer = copy.deepcopy(self.layers[index], memo=weights)
         for name in self.inside(layer):
             full = f"{self.name}.{index}.{name}"
             if full in done:

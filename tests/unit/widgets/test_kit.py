@@ -132,6 +132,9 @@ def test_long_curves_are_thinned_to_their_envelope():
         ("live", "run_monitor"),
         ("frontier", "live", "quantize_lab"),
         ("live", "run_tree", "distill_lab"),
+        ("heat", "live", "token_lens"),
+        ("heat", "allocation", "live", "layer_grid", "layer_map"),
+        ("method_table",),
     ],
 )
 def test_every_widget_is_a_module_and_all_its_strings_exist(parts):

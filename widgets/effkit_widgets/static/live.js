@@ -46,8 +46,8 @@ function curveStore(ui, changed) {
   if (ui.live() && ["running", "paused"].includes(model.get("state").name)) model.send({ do: "resync" }); // what was sent before this view was made
   return { get: (name) => curves.get(name) ?? empty, names: () => [...curves.keys()], count: () => [...curves.values()].reduce((n, c) => n + c.x.length, 0) };
 }
-// Progress and buttons. startable(): null, or why Start is not possible now. onstart() -> what to send with "start".
-function runPanel(ui, { startable, onstart, onchange } = {}) {
+// Progress and buttons. startable(): null, or why Start is not possible now. onstart() -> what to send with "start"; startText(): its word.
+function runPanel(ui, { startable, onstart, onchange, startText } = {}) {
   const { model } = ui;
   const fillBar = h("div", {}), bar = h("div", { class: "ek-bar", role: "progressbar", "aria-label": say("progress"), "aria-valuemin": 0, "aria-valuemax": 100 }, fillBar);
   const spoken = h("span", { class: "ek-hush", role: "status", "aria-live": "polite" });
@@ -78,7 +78,7 @@ function runPanel(ui, { startable, onstart, onchange } = {}) {
     const pending = waitingFor !== null;
     ui.setState(live ? name : "recorded");
     const why = startable?.() ?? null, primary = (node, yes) => node.classList.toggle("ek-primary", yes);
-    if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, say(name === "idle" || !live ? "start" : "again")); start.title = why ?? ""; primary(start, live && !going && name !== "interrupted"); }
+    if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, startText?.() ?? say(name === "idle" || !live ? "start" : "again")); start.title = why ?? ""; primary(start, live && !going && name !== "interrupted"); }
     pause.hidden = name !== "running" || !live; pause.disabled = pending;
     resume.hidden = !live || (name !== "paused" && name !== "interrupted"); resume.disabled = pending; primary(resume, !resume.hidden);
     cancel.disabled = !live || pending || !(going || name === "interrupted"); ask.hidden = !asked || !going; cancel.hidden = !ask.hidden;
