@@ -100,7 +100,7 @@ def rounded_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a [n, k] times b' [m, k], both int8 -> int32 [n, m], exact."""
     if has_int_mm(a.device.type, a.shape[0], a.shape[1], b.shape[0]):
-        return torch._int_mm(a, b.t())
+        return torch._int_mm(a, b.t())  # pyright: ignore[reportPrivateImportUsage]
     total = torch.zeros(len(a), len(b), dtype=torch.int32, device=a.device)
     for start in range(0, a.shape[1], STRETCH):
         part = slice(start, start + STRETCH)

@@ -53,7 +53,8 @@ class SmoothQuant:
         return Int8Linear.predicted_bytes(rows, columns)
 
     def apply(self, step: Quantize, weight: Tensor, bias: Tensor | None, group: int, dtype: torch.dtype) -> Int8Linear:
-        module = Int8Linear(*weight.shape, dtype, bias)
+        rows, columns = weight.shape
+        module = Int8Linear(rows, columns, dtype, bias)
         module.store_(weight)
         return module
 
