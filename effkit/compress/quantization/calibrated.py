@@ -88,7 +88,7 @@ def _layer(
         found = yield from _told(work, still, f"layer {index}: finding factors")
         prepared.folds |= {prefix + name: t for name, t in found.items()}
         prepared.layers.add(index)
-    layer = stream.working_copy(index, done)
+    layer = stream.working_copy(index, done, shared=exact is None and not hasattr(method, "folds"))
     fold_layer_(layer, prepared.folds, prefix, done)
 
     def put(name: str, replacement: nn.Module) -> Progress:

@@ -117,9 +117,13 @@ class Stream:
         other.hidden = list(self.hidden)
         return other
 
-    def working_copy(self, index: int, done: dict[str, nn.Module]) -> nn.Module:
-        """A copy of a layer, with what is done already in the form of ordinary linears."""
-        layer = copy.deepcopy(self.layers[index])
+    def working_copy(self, index: int, done: dict[str, nn.Module], shared: bool = False) -> nn.Module:
+        """A copy of a layer, with what is done already in the form of ordinary linears.
+
+        shared: it holds the model's own weights, for those who replace modules and change no weight in place.
+        """
+        weights = {id(p): p for p in self.layers[index].parameters()} if shared else {}
+        layer = copy.deepcopy(self.layers[index], memo=weights)
         for name in self.inside(layer):
             full = f"{self.name}.{index}.{name}"
             if full in done:

@@ -271,13 +271,18 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _names(text: str) -> list[str]:
+    """Names between commas; one of them holds a comma itself."""
+    return [name.strip().replace(";", ",") for name in text.replace("effkit, its", "effkit; its").split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder with a model of the Llama family")
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     everyone = [*PEERS, "llama.cpp", "effkit", "effkit, its benchmark"]
-    parser.add_argument("--peers", type=lambda text: text.split(","), default=everyone, help=f"default: {', '.join(everyone)}")
+    parser.add_argument("--peers", type=_names, default=everyone, help=f"in this order; default: {', '.join(everyone)}")
     parser.add_argument("--samples", type=int, default=64, help="calibration windows of every program (default: %(default)s)")
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--windows", type=int, default=64, help="test windows (default: %(default)s)")
@@ -286,6 +291,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where every program's result is kept, and taken from if it is there")
     parser.add_argument("--out", type=Path, help="a JSON file, such as data/measured/peers-stories15m.json")
     given = parser.parse_args()
+    if unknown := set(given.peers) - set(everyone):
+        parser.error(f"--peers names {', '.join(sorted(unknown))}; allowed: {', '.join(everyone)}")
     own = given.work is None
     given.work = given.work or Path(tempfile.mkdtemp(prefix="effkit-peers-"))
     given.work.mkdir(parents=True, exist_ok=True)
@@ -294,7 +301,7 @@ def main() -> int:
     comparison = Comparison(given)
     found: dict[str, Any] = {}
     special = {"llama.cpp": comparison.llama_cpp, "effkit": comparison.ours, "effkit, its benchmark": comparison.benchmark}
-    for name in everyone:
+    for name in [*(n for n in everyone if n not in given.peers), *given.peers]:
         kept = given.work / f"{name}.json"
         if kept.exists():
             found[name] = json.loads(kept.read_text())
@@ -319,6 +326,7 @@ def main() -> int:
             str(size): {name: {k: r.get(k) for k in ("how", "bits_per_weight", "kl", "seconds")} for name, r in best(found, size).items()}
             for size in SIZES
         },
+        "not_run": [name for name in everyone if name not in found],
         "programs": found,
         "seconds": round(time.perf_counter() - begun, 1),
     }
