@@ -64,7 +64,7 @@ def stories(stories15m):
 @pytest.mark.parametrize("method", STREAMED)
 def test_calibration_text_makes_it_better_than_rounding_to_nearest(stories, method):
     base, text, ids, exact, nearest = stories
-    ours = ek.quantize(base, method, calibration=text, samples=16, window=128, learn_steps=40, **THREE)
+    ours = ek.quantize(base, method, calibration=text, samples=12, window=128, learn_steps=15, **THREE)
     assert kl(exact, ours.logits(ids)) < 0.85 * nearest
     assert ours.stored_bytes == ours.plans[-1].bytes_after
 
