@@ -13,6 +13,7 @@ from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Student
 from .distillation.planning import plan_distill
 from .distillation.pruning.cutting import Kept, cut
 from .distillation.pruning.planning import outline
+from .quantization.estimating import with_estimates
 from .quantization.planning import plan_quantize
 
 
@@ -24,6 +25,7 @@ def plan(model: Model, what: Quantize | Prune | Student | Distill | Recipe, text
     """The plan of a step, or one plan for each step of a recipe.
 
     text: what a step that measures importance or token use reads, where it names none; as for the step itself
+    A Quantize step's plan has `seconds` and `peak_bytes` too, estimated for this device within about a factor of two.
     Nothing is changed: later steps are planned on a copy without weights. `plan(...).bytes_after` equals the bytes
     measured afterwards.
     Raises what the step itself would raise: BadInput, Unavailable.
@@ -59,7 +61,7 @@ def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tup
 
 def _plan_step(model: Model, step: Quantize | Prune | Student | Distill, device: Device, text: Any) -> Plan:
     if isinstance(step, Quantize):
-        return plan_quantize(model, step, device)
+        return with_estimates(plan_quantize(model, step, device), model, device)
     if isinstance(step, Prune | Student):
         return outline(model, step, None if step.text else text).plans[-1]
     if isinstance(step, Distill):

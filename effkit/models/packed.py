@@ -130,9 +130,10 @@ class PackedWeight(nn.Module):
 
     def zero_points(self) -> torch.Tensor | float:
         """[rows, groups], uint8 or real, or the one number that serves all."""
-        return 2.0 ** (self.bits - 1) if self.symmetric else self._zeros(self.zeros)
+        return 2.0 ** (self.bits - 1) if self.symmetric else self.zeros_of(self.zeros)
 
-    def _zeros(self, stored: torch.Tensor) -> torch.Tensor:
+    def zeros_of(self, stored: torch.Tensor) -> torch.Tensor:
+        """Zero points [n, groups] of some stored rows."""
         return stored if self.zero_dtype is not None else unpack(stored, self.bits, self.groups)
 
     def dequantized(self, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
@@ -146,7 +147,7 @@ class PackedWeight(nn.Module):
         if zeros is None:
             q -= 2 ** (self.bits - 1)
         else:
-            q -= self._zeros(zeros).to(self.dtype).unsqueeze(-1)
+            q -= self.zeros_of(zeros).to(self.dtype).unsqueeze(-1)
         q *= scales.to(self.dtype).unsqueeze(-1)
         return q.reshape(-1, self.columns)
 

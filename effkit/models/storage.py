@@ -18,6 +18,7 @@ from effkit.spec.errors import choice
 KINDS = {
     "packed-linear": "effkit.models.packed:PackedLinear",
     "packed-embedding": "effkit.models.packed:PackedEmbedding",
+    "int8-linear": "effkit.models.int8:Int8Linear",
     "bnb-4bit": "effkit.models.bnb:BnbLinear4bit",
     "bnb-int8": "effkit.models.bnb:BnbLinear8bit",
 }

@@ -24,11 +24,16 @@ class ModulePlan(Noun):
 
 
 class Plan(Noun):
-    """The plan of one step: every module that holds weights stands in it exactly once."""
+    """The plan of one step: every module that holds weights stands in it exactly once.
+
+    seconds, peak_bytes: what the step is estimated to take here, where `ek.plan` was asked; None otherwise
+    """
 
     step: Step
     modules: tuple[ModulePlan, ...]
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def bytes_before(self) -> int:
@@ -41,6 +46,17 @@ class Plan(Noun):
 
     def acting(self, action: str = "quantize") -> tuple[ModulePlan, ...]:
         return tuple(m for m in self.modules if m.action == action)
+
+    @property
+    def estimate(self) -> str:
+        """ "about 12 s, at most 1.2 GB of memory"; empty where nothing was estimated. Not part of the printed plan, which is
+        the same on every machine."""
+        from .errors import bytes_text
+
+        if self.seconds is None or self.peak_bytes is None:
+            return ""
+        time = f"{self.seconds:.2g} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        return f"about {time}, at most {bytes_text(self.peak_bytes)} of memory"
 
     def __str__(self) -> str:
         from .errors import bytes_text

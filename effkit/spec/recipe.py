@@ -22,14 +22,15 @@ from .intervals import Noun
 VERSION = 1
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 KEPT = 16  # "bits" of a module that stays as it is
-FIXED_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
+FIXED_BITS = {"nf4": 4, "fp4": 4, "int8": 8, "smooth": 8}
 
 
 class Quantize(Noun):
     """Round weights to few bits.
 
-    method:         a name in the registry of quantization methods: "rtn", "gptq", "nf4", "int8", ..., or a plug-in's
-    bits:           2 to 8, default 4; nf4 and fp4 have 4, int8 has 8
+    method:         a name in the registry of quantization methods: "rtn", "search", "hqq", "gptq", "awq", "learned", "nf4", ..., or a
+                    plug-in's
+    bits:           2 to 8, default 4; nf4 and fp4 have 4, int8 and smooth have 8
     module_bits:    bits of single modules by name, as `Sensitivity.allocate` gives them; 16 leaves a module as it is
     group_size:     consecutive input weights that share a scale; None: one scale for a whole row;
                     "auto": 64 where it divides the row, else 32, else the whole row (the plan shows which)
@@ -39,6 +40,7 @@ class Quantize(Noun):
     calibration:    what a method that looks at inputs reads: a file of text, "generated" (the model writes it itself), or
                     None for the offline default
     samples:        windows of calibration text that it reads, each of `window` tokens
+    learn_steps:    steps with which the method "learned" trains each layer, of two windows each
     tune:           "scales": afterwards the integers are frozen, and scales and norms are trained by KL to the base on the
                     calibration text; "weights": the integers too. Kept only where held-out text agrees
     tune_steps:     how many steps of that, of four windows each
@@ -55,6 +57,7 @@ class Quantize(Noun):
     calibration: str | None = None
     samples: int = Field(default=64, ge=1)
     window: int = Field(default=256, ge=2)
+    learn_steps: int = Field(default=200, ge=1)
     tune: Literal["scales", "weights"] | None = None
     tune_steps: int = Field(default=100, ge=1)
 

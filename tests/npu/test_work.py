@@ -71,7 +71,7 @@ def test_models_move_between_devices(base, tiny_llama):
 
 
 METHODS = [("rtn", 4), ("rtn", 3), ("rtn", 8), ("nf4", 4), ("int8", 8), ("hqq", 3)]
-STREAMED = ["gptq", "search"]
+STREAMED = ["gptq", "search", "awq", "learned", "smooth"]
 
 
 @pytest.mark.parametrize(("method", "bits"), METHODS)
@@ -87,13 +87,16 @@ def test_quantizing_gives_what_it_gives_on_the_cpu(base, tiny_llama, method, bit
 
 @pytest.mark.parametrize("method", STREAMED)
 def test_methods_that_read_text_give_what_they_give_on_the_cpu(base, tiny_llama, method):
-    few = {"bits": 3, "group_size": 32, "calibration": TEXT, "samples": 4, "window": 32}
+    form = {} if method == "smooth" else {"bits": 3, "group_size": 32}
+    few = {**form, "calibration": TEXT, "samples": 12, "window": 64, "learn_steps": 5}  # more tokens than inputs
     here, there = (ek.quantize(model, method, **few) for model in (base, tiny_llama))
     assert here.stored_bytes == there.stored_bytes == here.plans[-1].bytes_after
     assert {t.device.type for t in here.module.state_dict().values()} == {"npu"}
     ours, theirs = here.logits(ids(here)).cpu(), there.logits(ids(there))
-    # a last bit of a sum may tip a rounding, so single weights may differ by a step: far less than what rounding does
-    assert (ours - theirs).square().mean() < 0.05 * (theirs - tiny_llama.logits(ids(tiny_llama))).square().mean()
+    # a last bit of a sum may tip a rounding, so single weights (of "smooth" inputs too) may differ by a step
+    assert (ours - theirs).square().mean() < (0.3 if method == "smooth" else 0.05) * (
+        theirs - tiny_llama.logits(ids(tiny_llama))
+    ).square().mean()
 
 
 @pytest.mark.parametrize("tune", ["scales", "weights"])

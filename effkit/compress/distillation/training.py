@@ -19,6 +19,7 @@ from torch import Tensor
 
 from effkit.hardware.device import Device
 from effkit.hardware.memory import guard
+from effkit.hardware.processes import Crew, crew
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, EffkitError
 from effkit.spec.progress import Snapshot
@@ -52,6 +53,7 @@ class Training:
     optimizer: torch.optim.AdamW
     transfer: Transfer | None = None
     forward: RoundedForward | None = None
+    crew: Crew = field(default_factory=Crew)
     done: int = 0
     changes: list[str] = field(default_factory=list)
     best: float = math.inf
@@ -75,7 +77,7 @@ class Training:
         optimizer = torch.optim.AdamW(list(parameters.values()), lr=step.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=fused)
         forward = RoundedForward(student, step.quantize) if step.quantize else None
         kept = Teachers(teachers, student, step.window, top_k)
-        return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward)
+        return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward, crew(student.device))
 
     @cached_property
     def device(self) -> Device:
@@ -108,18 +110,21 @@ class Training:
             group["lr"] = self.rate()
         self.optimizer.zero_grad(set_to_none=True)
         batch = self.batch()
-        total, pieces = 0.0, batch.parts(self.piece)
-        for at, part in enumerate(pieces):
+        size = min(self.piece, math.ceil(len(batch) / self.crew.size))
+        total, pieces = 0.0, self.crew.share(list(enumerate(batch.parts(size))))
+        for at, part in pieces:
             with self._working(at):
                 loss = self._loss(self._read(part, at)) * (len(part) / len(batch))
-                if not math.isfinite(value := float(loss.detach())):
+                value = float(loss.detach())
+                if not math.isfinite(value) and self.crew.size == 1:  # with others all must hear of it: their sum tells them
                     return self._diverged_()
                 loss.backward()
                 total += value
-            if at + 1 < len(pieces):
+            if at != pieces[-1][0]:
                 yield
+        total = self.crew.add_up_(list(self.parameters.values()), total)
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
-        if not math.isfinite(float(norm)):
+        if not math.isfinite(float(norm)) or not math.isfinite(total):
             return self._diverged_()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

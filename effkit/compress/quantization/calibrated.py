@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effkit.hardware.memory import guard
 from effkit.models.model import Model
@@ -16,17 +17,30 @@ from effkit.spec.progress import Progress, Work
 from effkit.spec.recipe import Quantize
 
 from .calibration import calibration
+from .folding import fold_layer_
 from .planning import as_matrix
 from .registry import method as method_of
-from .rounding import scale_type
+from .rounding import Rounded, scale_type
 from .streaming import Stream, plain
 
 T = TypeVar("T")
+WINDOWS = 2  # in a batch where a layer is learned: what one step reads
 
 
 def reads(method: Any) -> str:
     """What a method looks at: "weights" alone, the "inputs" of each module, or a whole "layer"."""
     return getattr(method, "reads", "weights")
+
+
+@dataclass
+class Prepared:
+    """What was found for whole layers: factors to fold by name, and the layers for which they were looked for."""
+
+    folds: dict[str, Tensor] = field(default_factory=dict)
+    layers: set[int] = field(default_factory=set)
+
+
+Finish = Callable[[str, ModulePlan, nn.Module, Tensor], Progress]
 
 
 def quantize_layers(
@@ -36,52 +50,103 @@ def quantize_layers(
     seed: int,
     todo: dict[str, ModulePlan],
     done: dict[str, nn.Module],
-    finish: Callable[[str, ModulePlan, nn.Module], Progress],
+    prepared: Prepared,
+    finish: Finish,
     still: Callable[[str], Progress],
 ) -> Work[None]:
-    """Fill `done` with the replacements of the modules in `todo` that lie inside the layers.
+    """Fill `done` with the replacements of the modules in `todo` that lie inside the layers, and `prepared` with their factors.
 
-    finish: makes the Progress of a module that is ready; still: that of work in between
+    finish: makes the Progress of a module that is ready, given its exact weight; still: that of work in between
     """
-    batches = yield from calibration(model, text, step.samples, step.window, seed=seed)
+    method = method_of(step.method)
+    whole = reads(method) == "layer"
+    batches = yield from calibration(model, text, step.samples, step.window, WINDOWS if whole else 8, seed)
     stream = Stream(model, batches)
     for number in stream.begin():
         yield still(f"reading calibration text, {number + 1} of {len(batches)}")
+    exact = stream.fork() if whole else None
     for index in range(len(stream.layers)):
-        prefix = f"{stream.name}.{index}."
-        inside = {name for name in todo if name.startswith(prefix)}
         with guard(model.device, f"quantizing layer {index}"):
-            layer = stream.working_copy(index, done)
-            for group in stream.groups(index, inside):
-                missing = [name for name in group if prefix + name not in done]
-                if not missing:
-                    continue
-                seen = yield from _told(stream.see(layer, index, group), still, f"layer {index}: reading the inputs of {', '.join(group)}")
-                for name in missing:
-                    planned = todo[prefix + name]
-                    work = _rounded(step, planned, layer.get_submodule(name), seen)
-                    replacement = yield from _told(work, still, f"layer {index}: rounding {name}")
-                    done[prefix + name] = replacement
-                    layer.set_submodule(name, plain(replacement))
-                    yield finish(prefix + name, planned, replacement)
+            if exact is not None:
+                yield from _told(exact.advance(stream.layers[index], index), still, f"layer {index}: passing on unrounded")
+            layer = yield from _layer(step, stream, index, exact, todo, done, prepared, finish, still)
             if index + 1 < len(stream.layers):
-                yield from _told(_drained(stream.advance(layer, index)), still, f"layer {index}: passing on")
+                yield from _told(stream.advance(layer, index), still, f"layer {index}: passing on")
+
+
+def _layer(
+    step: Quantize, stream: Stream, index: int, exact: Stream | None, todo: dict[str, ModulePlan], done: dict[str, nn.Module],
+    prepared: Prepared, finish: Finish, still: Callable[[str], Progress],
+) -> Work[nn.Module]:  # fmt: skip
+    """One layer: factors are folded, then its modules rounded. The layer as it will be, of ordinary linears."""
+    method: Any = method_of(step.method)
+    prefix = f"{stream.name}.{index}."
+    inside = {name for name in todo if name.startswith(prefix)}
+    formats = {name.removeprefix(prefix): _format(step, todo[name]) for name in inside}
+    if hasattr(method, "folds") and index not in prepared.layers:
+        work = method.folds(stream, stream.working_copy(index, done), index, formats, step.symmetric)
+        found = yield from _told(work, still, f"layer {index}: finding factors")
+        prepared.folds |= {prefix + name: t for name, t in found.items()}
+        prepared.layers.add(index)
+    layer = stream.working_copy(index, done, shared=exact is None and not hasattr(method, "folds"))
+    fold_layer_(layer, prepared.folds, prefix, done)
+
+    def put(name: str, replacement: nn.Module) -> Progress:
+        original = as_matrix(layer.get_submodule(name))
+        layer.set_submodule(name, plain(replacement))
+        return finish(prefix + name, todo[prefix + name], replacement, original)
+
+    missing = {name: form for name, form in formats.items() if prefix + name not in done}
+    if exact is not None and missing:
+        work = method.learn(stream, layer, index, exact.hidden, missing, step.symmetric, step)
+        learned = yield from _told(work, still, f"layer {index}: learning to round")
+        new = {name: _packed(step, missing[name], layer.get_submodule(name), rounded) for name, rounded in learned.items()}
+        done |= {prefix + name: module for name, module in new.items()}  # all at once: half a layer cannot be gone on with
+        for name, module in new.items():
+            yield put(name, module)
+        return layer
+    for group in stream.groups(index, inside):
+        left = [name for name in group if name in missing]
+        if not left:
+            continue
+        seen = None
+        if hasattr(method, "choose"):
+            seen = yield from _told(stream.see(layer, index, group), still, f"layer {index}: reading the inputs of {', '.join(group)}")
+        for name in left:
+            work = _rounded(step, formats[name], layer.get_submodule(name), seen)
+            replacement = yield from _told(work, still, f"layer {index}: rounding {name}")
+            done[prefix + name] = replacement
+            yield put(name, replacement)
+    return layer
+
+
+def _format(step: Quantize, planned: ModulePlan) -> tuple[int, int]:
+    """Bits and group size."""
+    return int(planned.bits or step.bits), planned.group_size or planned.shape[-1]
 
 
 @torch.no_grad()  # also here it is left and entered again at every yield, so a driver's own gradients are not switched off
-def _rounded(step: Quantize, planned: ModulePlan, original: nn.Module, seen: Any) -> Generator[Any, None, nn.Module]:
-    weight = as_matrix(original)
-    bits, group = int(planned.bits or step.bits), planned.group_size or weight.shape[1]
-    scale_dtype = scale_type(weight, bits)
-    rounded = yield from method_of(step.method).choose(weight, seen, bits, group, step.symmetric, scale_dtype)  # type: ignore[attr-defined]
+def _rounded(step: Quantize, form: tuple[int, int], original: nn.Module, seen: Any) -> Generator[Any, None, nn.Module]:
+    weight, method = as_matrix(original), method_of(step.method)
+    bits, group = form
+    if seen is None:
+        bias = getattr(original, "bias", None)
+        yield
+        return method.apply(step, weight, None if bias is None else bias.detach().clone(), group, weight.dtype)
+    rounded = yield from method.choose(weight, seen, bits, group, step.symmetric, scale_type(weight, bits))  # type: ignore[attr-defined]
+    return _packed(step, form, original, rounded)
+
+
+def _packed(step: Quantize, form: tuple[int, int], original: nn.Module, rounded: Rounded) -> PackedLinear:
+    weight, (bits, group) = as_matrix(original), form
     rows, columns = weight.shape
-    packed = PackedWeight(rows, columns, bits, group, step.symmetric, weight.dtype, scale_dtype, device=weight.device)
+    packed = PackedWeight(rows, columns, bits, group, step.symmetric, weight.dtype, rounded.scales.dtype, device=weight.device)
     packed.store_(0, *rounded)
     bias = getattr(original, "bias", None)
     return PackedLinear(packed, None if bias is None else bias.detach().clone())
 
 
-def _told(work: Generator[Any, None, T], still: Callable[[str], Progress], message: str) -> Work[T]:
+def _told(work: Generator[Any, None, T] | Iterator[Any], still: Callable[[str], Progress], message: str) -> Work[T]:
     """A Progress for every yield of `work`."""
     while True:
         try:
@@ -89,7 +154,3 @@ def _told(work: Generator[Any, None, T], still: Callable[[str], Progress], messa
         except StopIteration as end:
             return end.value
         yield still(message)
-
-
-def _drained(steps: Any) -> Generator[Any, None, None]:
-    yield from steps

@@ -22,9 +22,10 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
-from .calibrated import quantize_layers, reads
+from .calibrated import Prepared, quantize_layers, reads
 from .calibration import GENERATED, split
 from .calibration import calibration as calibrated
+from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
 from .planning import as_matrix, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
@@ -46,6 +47,7 @@ def quantize(
     calibration: Any = None,
     samples: int = 64,
     window: int = 256,
+    learn_steps: int = 200,
     tune: Literal["scales", "weights"] | None = None,
     tune_steps: int = 100,
     seed: int = 0,
@@ -53,12 +55,14 @@ def quantize(
 ) -> Work[Model]:
     """A new model whose weights are stored in few bits; `model` stays as it was.
 
-    method: "rtn" (round to nearest), "gptq", "nf4", "fp4", "int8" (bitsandbytes), ..., or a plug-in's name
+    method: "rtn" (round to nearest), "search", "hqq", "gptq", "awq", "learned", "smooth" (8 bits, inputs
+        too), "nf4", "fp4", "int8" (bitsandbytes), ..., or a plug-in's name
     bits: 2 to 8 (default 4, or the method's own); group_size: see effkit.Quantize
     embedding_bits: for the token embedding and the head, which are half of a small model; None leaves them alone
     module_bits: bits of single modules, such as `sensitivity(model).allocate(bytes).bits`; 16 leaves a module alone
     calibration: text (string, file, list), "generated", or None for the offline default; read only by methods that look
         at inputs, and by `tune`: `samples` windows of `window` tokens
+    learn_steps: with which "learned" trains each layer
     tune: train scales and norms ("scales"), and the integers too ("weights"), by KL to the base for `tune_steps` steps on
         all of the calibration text; taken back where held-out windows of it do not agree (a note in the plan says so)
 
@@ -69,7 +73,7 @@ def quantize(
     named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
     given |= {"module_bits": dict(module_bits or {}), "skip": tuple(skip), "calibration": named, "samples": samples, "window": window}
-    given |= {"tune": tune, "tune_steps": tune_steps}
+    given |= {"learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
     step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, calibration, seed, resume))
 
@@ -88,20 +92,21 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
             f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
         )
     todo = {planned.module: planned for planned in plan.acting()}
-    done: dict[str, nn.Module] = {} if resume is None else _restored(resume, model)
+    done, prepared = ({}, Prepared()) if resume is None else _restored(resume, model)
     total = len(todo) + (step.tune_steps if step.tune else 0)
 
     def kept() -> Snapshot:
         tensors = {f"{name}/{key}": t for name, module in done.items() for key, t in module.state_dict().items()}
         specs = {name: module.storage_spec() for name, module in done.items()}  # type: ignore[operator]
-        return Snapshot(tensors, {"specs": specs})
+        tensors |= {f"fold/{key}": t for key, t in prepared.folds.items()}
+        return Snapshot(tensors, {"specs": specs, "prepared": sorted(prepared.layers)})
 
     def still(message: str) -> Progress:
         return Progress("quantize", len(done), total, "modules", message, snapshot=kept)
 
-    def finished(name: str, planned: ModulePlan, replacement: nn.Module) -> Progress:
+    def finished(name: str, planned: ModulePlan, replacement: nn.Module, exact: torch.Tensor) -> Progress:
         with torch.no_grad():
-            error = error_by_rows(_rows_of(replacement), as_matrix(model.module.get_submodule(name)))
+            error = error_by_rows(_rows_of(replacement), exact)
         return Progress(
             "quantize", len(done), total, "modules", name, {"error": error},
             {"module": name, "kind": planned.kind, "layer": layer_of(name), "error": error,
@@ -117,16 +122,19 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
             continue
         with guard(model.device, f"quantizing {name}"), torch.no_grad():
             done[name] = _replacement(model, step, planned, model.module.get_submodule(name))
-        yield finished(name, planned, done[name])
+        yield finished(name, planned, done[name], as_matrix(model.module.get_submodule(name)))
     if not streamed.keys() <= done.keys():
-        yield from quantize_layers(model, step, text, seed, streamed, done, finished, still)
-    new = _assembled(model, step, plan, done)
+        yield from quantize_layers(model, step, text, seed, streamed, done, prepared, finished, still)
+    if prepared.folds:
+        norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
+        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
+    new = _assembled(model, step, plan, done, prepared.folds)
     if step.tune is None:
         return new
     batches = yield from calibrated(model, text, None, step.window, seed=seed)
     windows, held = split(batches)
     with guard(model.device, "tuning"):
-        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed)
+        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed, prepared.folds)
         if resume is not None and "tuning" in resume.state:
             own = {k.removeprefix("tuning/"): t for k, t in resume.tensors.items() if k.startswith("tuning/")}
             tuning.restore_(own, resume.state["tuning"])
@@ -149,7 +157,8 @@ def _streamed(model: Model, step: Quantize, todo: dict[str, ModulePlan]) -> dict
 
 
 def _finite(name: str, weight: torch.Tensor) -> None:
-    if not bool(torch.isfinite(weight).all()):
+    low, high = torch.aminmax(weight)  # one that is not finite makes these so; isfinite would need another matrix
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
         raise BadInput(
             f"the weight of {name} holds values that are not finite",
             "Only finite weights can be rounded",
@@ -178,7 +187,7 @@ def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
     return lambda rows: weight[rows]
 
 
-def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module]) -> Model:
+def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor]) -> Model:
     """A copy of the model with the replacements in place; a head tied to the embedding shares its packed weight."""
     tied = tied_head(model)
     replaced = [*done, tied] if tied and embedding_name(model) in done else list(done)
@@ -188,15 +197,17 @@ def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Modu
     if tied and isinstance(table := done.get(embedding_name(model)), PackedEmbedding):
         bias = getattr(model.module.get_submodule(tied), "bias", None)
         new.module.set_submodule(tied, PackedLinear(table.packed, None if bias is None else bias.detach().clone()))
+    fold_layer_(new.module, folds, done=done)
     new.module.eval().requires_grad_(False)
     return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
 
 
-def _restored(resume: Snapshot, model: Model) -> dict[str, nn.Module]:
+def _restored(resume: Snapshot, model: Model) -> tuple[dict[str, nn.Module], Prepared]:
     modules = {}
     for name, spec in resume.state["specs"].items():
         module = storage.build(spec)  # also of a run that was in the middle of tuning: then all of them are there
         own = {key.removeprefix(f"{name}/"): t.to(model.device.torch) for key, t in resume.tensors.items() if key.startswith(f"{name}/")}
         module.load_state_dict(own, assign=True)
         modules[name] = module
-    return modules
+    folds = {key.removeprefix("fold/"): t.to(model.device.torch) for key, t in resume.tensors.items() if key.startswith("fold/")}
+    return modules, Prepared(folds, set(resume.state.get("prepared", ())))

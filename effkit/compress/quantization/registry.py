@@ -23,7 +23,10 @@ METHODS = {
     "rtn": "effkit.compress.quantization.methods.rtn:RTN",
     "search": "effkit.compress.quantization.methods.search:METHOD",
     "hqq": "effkit.compress.quantization.methods.hqq:METHOD",
+    "awq": "effkit.compress.quantization.methods.awq:METHOD",
     "gptq": "effkit.compress.quantization.methods.gptq:METHOD",
+    "learned": "effkit.compress.quantization.methods.learned:METHOD",
+    "smooth": "effkit.compress.quantization.methods.smooth:METHOD",
     "nf4": "effkit.compress.quantization.methods.bnb:NF4",
     "fp4": "effkit.compress.quantization.methods.bnb:FP4",
     "int8": "effkit.compress.quantization.methods.bnb:INT8",
@@ -31,7 +34,13 @@ METHODS = {
 
 
 class Method(Protocol):
-    """What a quantization method answers. A weight is [rows, columns] = [out_features, in_features]."""
+    """What a quantization method answers. A weight is [rows, columns] = [out_features, in_features].
+
+    One that reads calibration text says so in `reads`, and then has, as generators that may be interrupted at each yield:
+    "inputs": choose(weight, seen, bits, group, symmetric, scale_dtype) -> Rounded, for one linear (without it, `apply` is used)
+    "layer":  learn(stream, layer, index, targets, formats, symmetric, step) -> Rounded by name, for all of a layer at once
+    Either may have folds(stream, layer, index, formats, symmetric) -> factors to fold into the layer before (see `folding`).
+    """
 
     name: str
     title: str

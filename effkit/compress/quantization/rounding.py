@@ -20,6 +20,7 @@ SLICE = 1 << 20  # weights compared at once
 TINY = 6e-8  # the smallest positive float16: an all-zero group needs some scale
 
 
+FITTED = 1 << 18  # weights whose scales are searched at once: they stay in a CPU's cache
 SHRINK = 20  # ranges that `fit` tries for each group
 
 
@@ -64,6 +65,24 @@ def fit(
     range at 2 bits, 60% at 4 and more), then the scale is set by least squares for the integers found. With the mean square
     of each input as importance this is the least error of the layer's output, inputs taken as uncorrelated.
     """
+    count = max(1, FITTED // weight.shape[1])
+    parts = [
+        _fit(weight[start : start + count], bits, group_size, symmetric, scale_dtype, importance, tries)
+        for start in range(0, len(weight), count)
+    ]
+    scales = torch.cat([scales for scales, _ in parts])
+    return scales, None if symmetric else torch.cat([zeros for _, zeros in parts if zeros is not None])
+
+
+def _fit(
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    scale_dtype: torch.dtype,
+    importance: torch.Tensor | None,
+    tries: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     rows, columns = weight.shape
     grouped = weight.float().reshape(rows, columns // group_size, group_size)
     by = None if importance is None else importance.float().reshape(1, columns // group_size, group_size)
@@ -132,7 +151,8 @@ def symmetric_scales(grouped: torch.Tensor, bits: int) -> torch.Tensor:
 
 def scale_type(weight: torch.Tensor, bits: int) -> torch.dtype:
     """float16, or bfloat16 where a scale would leave float16's range. Both take two bytes."""
-    largest = float(weight.abs().amax()) * 2 / (2**bits - 1)
+    low, high = torch.aminmax(weight)  # abs() would be another matrix
+    largest = float(torch.maximum(-low, high)) * 2 / (2**bits - 1)
     return torch.float16 if largest < 6e4 else torch.bfloat16
 
 

@@ -34,7 +34,8 @@ from .calibration import calibration as calibrated
 from .planning import as_matrix, embedding_name, head_name, plan_quantize, tied_head
 from .rounding import fit, nearest, scale_type
 
-MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; wider ones follow from their squared errors
+MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; others and other forms follow from their squared errors
+SAMPLE = 256  # rows of a weight on which these errors are compared
 ROWS = 1 << 22  # weights rounded at once
 GROUPS = (32, 48, 64, 96, 128)
 TOKENS = 64  # of every window whose inputs and slopes are kept
@@ -150,6 +151,7 @@ class _Reader:
         self.model = model
         self.inputs: dict[str, list[Tensor]] = {}
         self.slopes: dict[str, list[Tensor]] = {}
+        self.measured: dict[str, dict[int, tuple[float, float]]] = {}  # width: KL and squared error of some rows
         self.table, self.head = embedding_name(model), head_name(model)
         self.uses = {name: [name] for name in planned}
         if self.table in planned and tied_head(model):
@@ -215,23 +217,29 @@ class _Reader:
 
     @torch.no_grad()
     def _kl(self, name: str, weight: Tensor, bits: tuple[int, ...], group: int, symmetric: bool) -> dict[int, float]:
+        """KL of every width: passed through the layer once for a module, for other widths and forms by their squared errors."""
+        wide = tuple(b for b in MEASURED if b in bits) or (min(bits),)
+        sample = weight[torch.linspace(0, len(weight) - 1, min(SAMPLE, len(weight)), device=weight.device).round().long()].float()
+        errors = {b: float((_rounded(sample, b, group, symmetric) - sample).square().sum()) for b in bits}
+        if name not in self.measured:
+            along = self._along(name, weight, wide, group, symmetric)
+            self.measured[name] = {b: (along[b], max(errors[b], 1e-30)) for b in wide}
+        known = self.measured[name]
+        return {b: known[at][0] * errors[b] / known[at][1] for b in bits for at in (min(b, max(known)),)}
+
+    def _along(self, name: str, weight: Tensor, bits: tuple[int, ...], group: int, symmetric: bool) -> dict[int, float]:
+        """The estimate itself, for some widths."""
         uses = [(torch.cat(self.inputs[use]), torch.cat(self.slopes[use]).float()) for use in self.uses[name] if use in self.slopes]
-        measured = tuple(b for b in MEASURED if b in bits) or (min(bits),)
-        errors = dict.fromkeys(bits, 0.0)
-        along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in measured}
+        along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in bits}
         rows = max(1, ROWS // weight.shape[1])
         for start in range(0, len(weight), rows):
             part = slice(start, min(start + rows, len(weight)))
             exact = weight[part].float()
             for b in bits:
                 change = _rounded(exact, b, group, symmetric) - exact
-                errors[b] += float(change.square().sum())
-                if b in measured:
-                    for total, (x, slope) in zip(along[b], uses, strict=True):
-                        total += _along(change, x, slope, part)
-        kl = {b: sum(0.5 * float(t.square().mean()) for t in totals) for b, totals in along.items()}
-        widest = max(measured)
-        return {b: kl[b] if b in kl else kl[widest] * errors[b] / max(errors[widest], 1e-30) for b in bits}
+                for total, (x, slope) in zip(along[b], uses, strict=True):
+                    total += _along(change, x, slope, part)
+        return {b: sum(0.5 * float(t.square().mean()) for t in totals) for b, totals in along.items()}
 
 
 def _rounded(weight: Tensor, bits: int, group: int, symmetric: bool) -> Tensor:

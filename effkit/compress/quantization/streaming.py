@@ -33,20 +33,32 @@ class _Reached(Exception):
 
 @dataclass
 class Seen:
-    """What a module reads of the calibration text. hessian: sum of x x', float32 [in_features, in_features]."""
+    """What a module reads of the calibration text.
+
+    hessian: sum of x x', float32 [in_features, in_features]; largest: magnitude of every input [in_features]
+    """
 
     hessian: Tensor
     tokens: int = 0
+    largest: Tensor | None = None
+    shared: Any = None  # what a method has made of the hessian, for all the modules that read the same
 
     @property
     def mean_square(self) -> Tensor:
         """Of every input [in_features]."""
         return self.hessian.diagonal() / max(1, self.tokens)
 
+    def take_hessian(self) -> Tensor:
+        """The hessian, which is then no longer kept here: it can be as large as the weights of a layer."""
+        taken, self.hessian = self.hessian, self.hessian.new_empty(0, 0)
+        return taken
+
     def add_(self, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()
         self.hessian.addmm_(rows.t(), rows)
         self.tokens += len(rows)
+        largest = rows.abs().amax(0)
+        self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
 
 
 class Stream:
@@ -99,9 +111,19 @@ class Stream:
             for hook in hooks:
                 hook.remove()
 
-    def working_copy(self, index: int, done: dict[str, nn.Module]) -> nn.Module:
-        """A copy of a layer, with what is done already in the form of ordinary linears."""
-        layer = copy.deepcopy(self.layers[index])
+    def fork(self) -> Stream:
+        """Another stream at the same place: what is kept of the inputs is shared, and each goes on by itself."""
+        other = copy.copy(self)
+        other.hidden = list(self.hidden)
+        return other
+
+    def working_copy(self, index: int, done: dict[str, nn.Module], shared: bool = False) -> nn.Module:
+        """A copy of a layer, with what is done already in the form of ordinary linears.
+
+        shared: it holds the model's own weights, for those who replace modules and change no weight in place.
+        """
+        weights = {id(p): p for p in self.layers[index].parameters()} if shared else {}
+        layer = copy.deepcopy(self.layers[index], memo=weights)
         for name in self.inside(layer):
             full = f"{self.name}.{index}.{name}"
             if full in done:
@@ -123,7 +145,7 @@ class Stream:
         def note(name: str) -> Callable:
             def hook(module: nn.Module, args: tuple) -> None:
                 if not any(name in group for _, group in order):
-                    same = next((group for x, group in order if x is args[0] or _same(x, args[0])), None)
+                    same = next((group for x, group in order if x is args[0] or same_memory(x, args[0])), None)
                     if same is None:
                         order.append((args[0], [name]))  # the tensor is held, so that its memory is not given to another
                     else:
@@ -133,7 +155,7 @@ class Stream:
 
         hooks = [layer.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
         try:
-            self._run(layer, index, 0)
+            self.run(layer, index, 0)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -153,7 +175,7 @@ class Stream:
         for number in range(len(self.hidden)):
             handle = module.register_forward_pre_hook(hook)
             try:
-                self._run(layer, index, number)
+                self.run(layer, index, number)
             except _Reached:
                 pass
             finally:
@@ -164,14 +186,25 @@ class Stream:
     def advance(self, layer: nn.Module, index: int) -> Iterator[int]:
         """Bring every batch behind the layer. Yields after each."""
         for number in range(len(self.hidden)):
-            self.hidden[number] = self._run(layer, index, number)
+            self.hidden[number] = self.run(layer, index, number)
             yield number
 
-    def _run(self, layer: nn.Module, index: int, number: int) -> Tensor:
+    def run(self, layer: nn.Module, index: int, number: int) -> Tensor:
+        """What a layer makes of the hidden states of one batch that stand before layer `index`."""
         given = self.arguments[index][number]
         with torch.no_grad():
             out = layer(self.hidden[number], *given["args"], **given["kwargs"])
         return out[0] if isinstance(out, tuple) else out
+
+
+def looked_at(work: Generator[int, None, Seen]) -> Generator[None, None, Seen]:
+    """`Stream.see`, for a method that yields nothing else."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+        yield
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -184,5 +217,5 @@ def plain(module: nn.Module) -> nn.Module:
     return linear
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same_memory(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.device == b.device

@@ -10,7 +10,7 @@ and if nothing was better than the untuned model, that is what is returned, with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
 
-from .planning import head_name
+from .folding import folded
+from .planning import as_matrix, head_name
 from .tunable import Grid, packed_again_, tunable_
 
 WINDOWS = 4  # a step
@@ -36,7 +37,10 @@ LAST = 0.02  # the rate at the end, over that at the beginning
 class Tuning:
     """The training of one quantized model. `model.module` is changed in place; `finish_` makes it packed again."""
 
-    def __init__(self, base: Model, model: Model, windows: list[Tensor], held: list[Tensor], steps: int, weights: bool, seed: int) -> None:
+    def __init__(
+        self, base: Model, model: Model, windows: list[Tensor], held: list[Tensor], steps: int, weights: bool, seed: int,
+        folds: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self.base, self.model, self.windows, self.held = base, model, windows, held
         self.steps, self.seed, self.done = steps, seed, 0
         self.teacher = _Teacher(base)
@@ -47,8 +51,7 @@ class Tuning:
         exact = {}
         if weights:
             for name in self.originals:
-                source = base.module.get_submodule(name)
-                exact[name] = source.weight.detach() if isinstance(source, nn.Linear) else source.weight.detach().t()  # type: ignore[operator]
+                exact[name] = folded(as_matrix(base.module.get_submodule(name)), name, folds or {})
         self.grids: dict[str, Grid] = tunable_(module, exact, fast_dtype(base))
         self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and "norm" in name.rsplit(".", 2)[-2].lower()}
         self.changes = [grid.change for grid in self.grids.values()]

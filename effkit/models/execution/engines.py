@@ -40,10 +40,12 @@ class Work:
     bits: int
     group: int
     symmetric: bool
+    real_zeros: bool = False
 
     @classmethod
     def of(cls, packed: PackedWeight, dtype: torch.dtype) -> Work:
-        return cls(packed.integers.device, dtype, packed.rows, packed.columns, packed.bits, packed.group_size, packed.symmetric)
+        shape = (packed.rows, packed.columns, packed.bits, packed.group_size, packed.symmetric)
+        return cls(packed.integers.device, dtype, *shape, real_zeros=packed.zero_dtype is not None)
 
 
 @dataclass(eq=False)

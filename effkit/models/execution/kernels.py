@@ -33,7 +33,7 @@ def integers_and_zeros(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor
     q = unpack(packed.integers, packed.bits, packed.columns)
     if packed.symmetric:
         return q, torch.full_like(packed.scales, 2 ** (packed.bits - 1), dtype=torch.float32)
-    return q, unpack(packed.zeros, packed.bits, packed.groups).to(torch.float32)
+    return q, packed.zeros_of(packed.zeros).to(torch.float32)
 
 
 def scales_and_offsets(packed: PackedWeight, zeros: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,9 @@ class NativeCpu(_Base):
     derives = False
 
     def why_not(self, work: Work) -> str | None:
-        return _only_on("cpu", work) or native.why_not()
+        if reason := _only_on("cpu", work) or native.why_not():
+            return reason
+        return "it takes whole zero points" if work.real_zeros else None
 
     def prepare(self, packed: PackedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         native.operator()

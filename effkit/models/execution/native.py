@@ -29,6 +29,8 @@ SOURCE = Path(__file__).with_name("packed_linear.cpp")
 # No -ffast-math: linked into a library it would flush denormals to zero in the whole process.
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC")
 OPERATOR = "packed_linear(Tensor x, Tensor integers, Tensor scales, Tensor? zeros, Tensor? bias, int group, int bits) -> Tensor"
+REAL = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2}  # how zero points are stored
+WORTH_THREADS = 1 << 19  # products: twenty microseconds on one core, about what waking another thread takes
 
 _building = threading.Lock()
 
@@ -50,6 +52,19 @@ def multiply(
     """x [..., columns] W' + b -> [..., rows] in x's dtype, computed in float32. All contiguous, on the CPU."""
     call = _loaded("1")[0]  # whether it may be used was asked when the engine was chosen
     assert call is not None, "asked for a kernel that why_not() refuses"
+    return _called(call, x, integers, scales, zeros, bias, group, bits)
+
+
+def _called(
+    call: Callable[..., None],
+    x: torch.Tensor,
+    integers: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    group: int,
+    bits: int,
+) -> torch.Tensor:
     rows, columns = integers.shape[0], x.shape[-1]
     given = x if x.dtype == torch.float32 and x.is_contiguous() else x.to(torch.float32).contiguous()
     offset = bias if bias is None or bias.dtype == torch.float32 else bias.to(torch.float32)
@@ -58,9 +73,9 @@ def multiply(
         given.data_ptr(), given.numel() // columns,
         integers.data_ptr(), integers.shape[1],
         scales.data_ptr(), scales.dtype == torch.bfloat16,
-        None if zeros is None else zeros.data_ptr(), 0 if zeros is None else zeros.shape[1],
+        None if zeros is None else zeros.data_ptr(), 0 if zeros is None else zeros.shape[1], 0 if zeros is None else REAL[zeros.dtype],
         None if offset is None else offset.data_ptr(), y.data_ptr(),
-        rows, columns, group, bits, torch.get_num_threads(),
+        rows, columns, group, bits, torch.get_num_threads() if rows * given.numel() >= WORTH_THREADS else 1,
     )  # fmt: skip
     return y if x.dtype == torch.float32 else y.to(x.dtype)
 
@@ -87,10 +102,30 @@ def _loaded(wanted: str) -> tuple[Callable[..., None] | None, str | None]:
             return None, f"effkit's own kernel cannot be used: {error}"
     pointer, number, small = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     function.argtypes = [
-        pointer, number, pointer, number, pointer, small, pointer, number, pointer, pointer, number, number, number, small, small,
+        pointer, number, pointer, number, pointer, small, pointer, number, small, pointer, pointer, number, number, number, small, small,
     ]  # fmt: skip
     function.restype = None
-    return function, None
+    wrong = _wrong(function)
+    return (None, wrong) if wrong else (function, None)
+
+
+def _wrong(function: Callable[..., None]) -> str | None:
+    """What is wrong with the products of a kernel that was just loaded, in a sentence; None where they are torch's."""
+    from effkit.models.packed import PackedWeight
+
+    make = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.no_grad():
+        for bits, group in ((4, 32), (3, 16), (8, 64)):
+            packed = PackedWeight(9, 64, bits, group, False, torch.float32)
+            integers, zeros = (torch.randint(0, 2**bits, (9, n), dtype=torch.uint8, generator=make) for n in (64, 64 // group))
+            packed.store_(0, integers, torch.rand(9, 64 // group, generator=make) + 0.1, zeros)
+            for rows in (1, 2):
+                x = torch.randn(rows, 64, generator=make)
+                wanted = x @ packed.dequantized().T
+                got = _called(function, x, packed.integers, packed.scales, packed.zeros, None, group, bits)
+                if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
+                    return f"effkit's own kernel, as compiled here, multiplies wrongly ({bits} bits)"
+    return None
 
 
 def build(folder: Path | None = None) -> Path:

@@ -220,7 +220,7 @@ float dot(const float* a, const float* b, long count) {
   return sum((s0 + s1) + (s2 + s3)) + rest;
 }
 
-// Row r of the scales, as floats; `out` has PAD elements more.
+// Row r of the scales (or of real zero points), as floats; `out` has PAD elements more.
 void read_scales(const uint16_t* scales, long r, long rows, long groups, int bfloat16, float* out) {
   const uint16_t* from = scales + r * groups;
   uint16_t end[LANES] = {};
@@ -249,10 +249,11 @@ void read_zeros(const uint8_t* packed, long groups, int bits, uint8_t* unpacked,
 }  // namespace
 
 // x [m, columns], y [m, rows] and bias [rows] (or null) are float32; integers [rows, row_bytes]; scales 16-bit floats
-// [rows, columns / group], bfloat16 where `bfloat16` is not 0, else float16; zeros [rows, zero_bytes], null where symmetric.
+// [rows, columns / group], bfloat16 where `bfloat16` is not 0, else float16; zeros packed [rows, zero_bytes], or 16-bit
+// floats as scales are where `real_zeros` is 1 (float16) or 2 (bfloat16), or null where symmetric.
 extern "C" void effkit_packed_linear(const float* x, long m, const uint8_t* integers, long row_bytes, const uint16_t* scales,
-                                     int bfloat16, const uint8_t* zeros, long zero_bytes, const float* bias, float* y,
-                                     long rows, long columns, long group, int bits, int threads) {
+                                     int bfloat16, const void* zeros, long zero_bytes, int real_zeros, const float* bias,
+                                     float* y, long rows, long columns, long group, int bits, int threads) {
   const long groups = columns / group, wide = groups + PAD;
   const bool direct = m == 1 && bits == 4 && groups % 2 == 0 && (group == 32 || group == 64 || group == 128);
 #pragma omp parallel num_threads(threads)
@@ -268,8 +269,11 @@ extern "C" void effkit_packed_linear(const float* x, long m, const uint8_t* inte
     for (long block = 0; block < rows; block += BLOCK) {
       const long end = block + BLOCK < rows ? block + BLOCK : rows;
       for (long r = block; r < end; r++) read_scales(scales, r, rows, groups, bfloat16, scale + (r - block) * wide);
-      if (zeros)
-        for (long r = block; r < end; r++) read_zeros(zeros + r * zero_bytes, groups, bits, unpacked, scratch, zero + (r - block) * wide);
+      for (long r = block; zeros && r < end; r++) {
+        float* const out = zero + (r - block) * wide;
+        if (real_zeros) read_scales((const uint16_t*)zeros, r, rows, groups, real_zeros == 2, out);
+        else read_zeros((const uint8_t*)zeros + r * zero_bytes, groups, bits, unpacked, scratch, out);
+      }
       for (long r = block; r < end; r++) {
         const uint8_t* q = integers + r * row_bytes;
         const float *const s = scale + (r - block) * wide, *const z = zero + (r - block) * wide, b = bias ? bias[r] : 0.0f;

@@ -141,7 +141,7 @@ def _placed(part: Part, vocabulary: set[str], dtype: torch.dtype, mixed: bool) -
     kind = str(dtype).removeprefix("torch.")
     if part.stored:
         why = f"{part.stored} has no form in compressed-tensors, so its weights are stored as {kind}"
-        if part.stored == "BnbLinear8bit":
+        if part.stored in ("BnbLinear8bit", "Int8Linear"):
             why += "; its inputs are no longer rounded to 8 bits"
     elif part.module in vocabulary:
         why = f"embeddings and heads are not packed in this format, so it is stored as {kind}"

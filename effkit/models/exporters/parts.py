@@ -40,14 +40,17 @@ class Part:
 
     @property
     def stored(self) -> str:
-        return "" if self.holder is None or self.packed is not None else type(self.holder).__name__
+        if self.holder is None or self.packed is not None:
+            return ""
+        return type(self.holder).__name__ + (" with real zero points" if hasattr(self.holder, "packed") else "")
 
     def dense(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The numbers as the architecture lays them out, on the CPU."""
         if self.tensor is not None:
             return self.tensor.detach().to("cpu", dtype)
-        if self.packed is not None:
-            value = numbers(self.packed) if dtype in (None, torch.float32) else self.packed.dequantized().to(dtype)
+        packed = self.packed or getattr(self.holder, "packed", None)
+        if packed is not None:
+            value = numbers(packed) if dtype in (None, torch.float32) else packed.dequantized().to(dtype)
         else:
             value = self.holder.dequantized()  # type: ignore[union-attr, operator]
         value = value.detach().to("cpu", dtype)
@@ -97,7 +100,8 @@ def _replaced(path: str, name: str, original: type[nn.Module], holder: nn.Module
     if isinstance(holder, PackedLinear | PackedEmbedding):
         packed = holder.packed
         own = sum(t.numel() * t.element_size() for t in packed.buffers())
-        return Part(path, name, original, (packed.rows, packed.columns), own, packed=packed, holder=holder)
+        whole = packed.zero_dtype is None  # other formats have no real zero points
+        return Part(path, name, original, (packed.rows, packed.columns), own, packed=packed if whole else None, holder=holder)
     if not hasattr(holder, "dequantized"):
         raise BadInput(
             f"{path} is stored as {type(holder).__name__}, which cannot tell its weights",
@@ -110,13 +114,13 @@ def _replaced(path: str, name: str, original: type[nn.Module], holder: nn.Module
 
 
 def integers(packed: PackedWeight, rows: slice | torch.Tensor = slice(None)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(integers uint8 [rows, columns], zero points uint8 [rows, groups], scales [rows, groups]) on the CPU."""
+    """(integers uint8 [rows, columns], zero points [rows, groups], scales [rows, groups]) on the CPU."""
     q = unpack(packed.integers[rows].cpu(), packed.bits, packed.columns)
     scales = packed.scales[rows].cpu()
     if packed.symmetric:
         zeros = torch.full(scales.shape, 2 ** (packed.bits - 1), dtype=torch.uint8)
     else:
-        zeros = unpack(packed.zeros[rows].cpu(), packed.bits, packed.groups)
+        zeros = packed.zeros_of(packed.zeros[rows].cpu())
     return q, zeros, scales
 
 

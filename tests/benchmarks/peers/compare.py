@@ -62,27 +62,26 @@ PEERS = {
         (
             {"type": "nf4", "block": 64, "nested": False},
             {"type": "nf4", "block": 32, "nested": True},
-            {"type": "fp4", "block": 64, "nested": False},
         ),
     ),
     "hqq": Peer((TORCH, *READERS, "hqq"), "hqq", tuple(widths(group=64))),
     "torchao": Peer(
         (TORCH, "transformers", "safetensors", "torchao"),
         "torchao",
-        (*widths(group=32), *widths(group=32, asymmetric=True), *widths(group=32, algorithm="hqq_scale_only")),
+        (*widths(group=32, asymmetric=True), *widths(group=32, algorithm="hqq_scale_only")),
     ),
     "optimum-quanto": Peer(
-        (TORCH, *READERS, "optimum-quanto"), "quanto", tuple({"bits": b, "optimizer": o} for b in (4, 2) for o in ("max", "hqq"))
+        (TORCH, *READERS, "optimum-quanto"), "quanto", tuple({"bits": b, "optimizer": o} for b, o in ((4, "max"), (2, "max"), (4, "hqq")))
     ),
     "auto-round": Peer((TORCH, "auto-round"), "auto_round", tuple(widths(group=32, symmetric=False, iterations=200))),
     "gptqmodel": Peer((TORCH, "gptqmodel"), "gptqmodel", tuple(widths(group=32))),
     "llmcompressor": Peer(
         (TORCH, "llmcompressor"),
         "llmcompressor",
-        (*widths(method="gptq", group=32, symmetric=False), *widths(method="awq", group=32, symmetric=False)),
+        (*widths(method="gptq", group=32, symmetric=False), *widths(method="awq", group=32, symmetric=False)[:2]),
     ),
 }
-LLAMA_TYPES = ("MOSTLY_Q4_0", "MOSTLY_IQ4_NL", "MOSTLY_Q4_K_S", "MOSTLY_Q3_K_S", "MOSTLY_Q2_K")
+LLAMA_TYPES = ("MOSTLY_Q4_0", "MOSTLY_IQ4_NL", "MOSTLY_Q3_K_S", "MOSTLY_Q2_K")
 OURS = tuple(
     {"bits": bits, "group_size": 32, **way}
     for bits in (4, 3, 2)
@@ -272,13 +271,18 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _names(text: str) -> list[str]:
+    """Names between commas; one of them holds a comma itself."""
+    return [name.strip().replace(";", ",") for name in text.replace("effkit, its", "effkit; its").split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder with a model of the Llama family")
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     everyone = [*PEERS, "llama.cpp", "effkit", "effkit, its benchmark"]
-    parser.add_argument("--peers", type=lambda text: text.split(","), default=everyone, help=f"default: {', '.join(everyone)}")
+    parser.add_argument("--peers", type=_names, default=everyone, help=f"in this order; default: {', '.join(everyone)}")
     parser.add_argument("--samples", type=int, default=64, help="calibration windows of every program (default: %(default)s)")
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--windows", type=int, default=64, help="test windows (default: %(default)s)")
@@ -287,6 +291,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where every program's result is kept, and taken from if it is there")
     parser.add_argument("--out", type=Path, help="a JSON file, such as data/measured/peers-stories15m.json")
     given = parser.parse_args()
+    if unknown := set(given.peers) - set(everyone):
+        parser.error(f"--peers names {', '.join(sorted(unknown))}; allowed: {', '.join(everyone)}")
     own = given.work is None
     given.work = given.work or Path(tempfile.mkdtemp(prefix="effkit-peers-"))
     given.work.mkdir(parents=True, exist_ok=True)
@@ -295,7 +301,7 @@ def main() -> int:
     comparison = Comparison(given)
     found: dict[str, Any] = {}
     special = {"llama.cpp": comparison.llama_cpp, "effkit": comparison.ours, "effkit, its benchmark": comparison.benchmark}
-    for name in everyone:
+    for name in [*(n for n in everyone if n not in given.peers), *given.peers]:
         kept = given.work / f"{name}.json"
         if kept.exists():
             found[name] = json.loads(kept.read_text())
@@ -320,6 +326,7 @@ def main() -> int:
             str(size): {name: {k: r.get(k) for k in ("how", "bits_per_weight", "kl", "seconds")} for name, r in best(found, size).items()}
             for size in SIZES
         },
+        "not_run": [name for name in everyone if name not in found],
         "programs": found,
         "seconds": round(time.perf_counter() - begun, 1),
     }

@@ -54,7 +54,7 @@ def environment(
     """
     folder = folder or folder_of(name)
     python, stamp = folder / "bin" / "python", folder / "made-for.json"
-    wanted = json.dumps({"packages": [*packages], "without_dependencies": [*without_dependencies], "variables": dict(variables or {})})
+    wanted = wish(packages, without_dependencies, variables)
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return python
     print(f"making the environment of {name} (once)", file=sys.stderr, flush=True)
@@ -69,6 +69,11 @@ def environment(
         raise
     stamp.write_text(wanted)
     return python
+
+
+def wish(packages: Sequence[str], without_dependencies: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> str:
+    """What the stamp of an environment says."""
+    return json.dumps({"packages": [*packages], "without_dependencies": [*without_dependencies], "variables": dict(variables or {})})
 
 
 def pip(python: Path, packages: Sequence[str], variables: Mapping[str, str] | None = None, minutes: float = 60) -> None:

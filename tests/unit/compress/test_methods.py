@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+import effkit as ek
 from effkit.compress.quantization.methods.hqq import half_quadratic
 from effkit.compress.quantization.methods.search import searched
 from effkit.compress.quantization.rounding import Rounded, round_to_nearest
@@ -95,3 +97,20 @@ def test_hqq_is_the_authors_algorithm_and_beats_rounding_to_nearest_in_its_own_n
 def test_hqq_on_weights_that_are_all_zero():
     zeros = torch.zeros(4, 64)
     assert torch.equal(values(half_quadratic(zeros, 4, GROUP, torch.float16), 4), zeros)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_hqq_decodes_as_it_reads(tiny_llama, dtype):
+    """A kernel that took real zero points for packed ones would change what a few rows give."""
+    small = ek.quantize(tiny_llama.to(dtype=dtype), "hqq", bits=4, group_size=32)
+    part = small.module.get_submodule("model.layers.0.mlp.up_proj")
+    assert part.packed.zeros.dtype == torch.float16
+    x = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)).to(small.dtype)
+    with torch.no_grad():
+        assert torch.allclose(part(x), x @ part.weight.t(), atol=0.02 if dtype == "bfloat16" else 1e-5)
+
+
+def test_exports_write_real_zero_points_as_dense_weights_and_say_so(tiny_llama, tmp_path):
+    small = ek.quantize(tiny_llama, "hqq", bits=4, group_size=32)
+    exported = ek.export(small, tmp_path / "out", format="compressed-tensors")
+    assert "PackedLinear with real zero points has no form in compressed-tensors" in " ".join(exported.notes)

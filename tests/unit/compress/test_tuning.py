@@ -96,7 +96,7 @@ def test_the_trainable_form_computes_what_the_packed_one_does(tiny_llama, learne
     expected = model.logits(ids)
     originals = {n: m for n, m in model.module.named_modules(remove_duplicate=False) if hasattr(m, "packed")}
     exact = {name: tiny_llama.module.get_submodule(name).weight for name in originals} if learned else {}
-    grids = tunable_(model.module, exact)
+    grids = tunable_(model.module, exact, torch.float32)
     assert torch.allclose(model.logits(ids), expected, atol=1e-5)
     before = {name: m.packed.integers.clone() for name, m in originals.items()}
     for grid in grids.values():
@@ -111,7 +111,7 @@ def test_slopes_are_those_of_the_weight_that_it_stands_for(tiny_llama):
     model = ek.quantize(tiny_llama, bits=3, group_size=32)
     name = "model.layers.0.mlp.up_proj"
     part = model.module.get_submodule(name)
-    grid = tunable_(model.module, {name: tiny_llama.module.get_submodule(name).weight})[name]
+    grid = tunable_(model.module, {name: tiny_llama.module.get_submodule(name).weight}, torch.float32)[name]
     x = torch.randn(7, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = torch.randn(7, 160, generator=torch.Generator().manual_seed(1))
     ours = torch.autograd.grad((model.module.get_submodule(name)(x) * target).sum(), [x, grid.change, grid.integers])

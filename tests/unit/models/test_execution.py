@@ -20,11 +20,13 @@ SHAPES = [(48, 96, 32), (64, 288, 96), (64, 256, 128), (32, 64, None), (33, 100,
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 
 
-def layer(rows, columns, bits, group, symmetric, dtype, scale_dtype=torch.float16, seed=0) -> PackedLinear:
+def layer(rows, columns, bits, group, symmetric, dtype, scale_dtype=torch.float16, zero_dtype=None, seed=0) -> PackedLinear:
     make = torch.Generator().manual_seed(seed)
     groups = columns // (group or columns)
-    packed = PackedWeight(rows, columns, bits, group, symmetric, dtype, scale_dtype)
+    packed = PackedWeight(rows, columns, bits, group, symmetric, dtype, scale_dtype, zero_dtype=zero_dtype)
     zeros = None if symmetric else torch.randint(0, 2**bits, (rows, groups), dtype=torch.uint8, generator=make)
+    if zero_dtype is not None and zeros is not None:
+        zeros = zeros.float() + torch.rand(rows, groups, generator=make)
     packed.store_(
         0,
         torch.randint(0, 2**bits, (rows, columns), dtype=torch.uint8, generator=make),
@@ -42,11 +44,12 @@ def exact(linear: PackedLinear, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("zeros", [None, torch.uint8, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_what_is_chosen_multiplies_by_the_stored_weights(bits, symmetric, dtype):
+def test_what_is_chosen_multiplies_by_the_stored_weights(bits, zeros, dtype):
     for rows, columns, group in SHAPES:
-        linear = layer(rows, columns, bits, group, symmetric, dtype, torch.bfloat16 if bits == 3 else torch.float16)
+        scales, real = torch.bfloat16 if bits == 3 else torch.float16, None if zeros == torch.uint8 else zeros
+        linear = layer(rows, columns, bits, group, zeros is None, dtype, scales, real)
         for shape in ((1, 1), (2, 3)):
             x = torch.randn(*shape, columns, generator=torch.Generator().manual_seed(1)).to(dtype)
             with torch.inference_mode():
@@ -159,6 +162,17 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     with pytest.raises(Unavailable, match=r"failed.*error"):
         native.build(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["broken.cpp"]
+
+
+def test_a_kernel_that_multiplies_wrongly_is_not_used(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.cpp"
+    broken.write_text(native.SOURCE.read_text().replace("word = (word >> (part * width)) & mask;", "word = word & mask;"))
+    monkeypatch.setattr(native, "SOURCE", broken)
+    native._loaded.cache_clear()
+    try:
+        assert native.why_not() == "effkit's own kernel, as compiled here, multiplies wrongly (4 bits)"
+    finally:
+        native._loaded.cache_clear()
 
 
 def test_the_execution_of_a_dense_model(tiny_llama):

@@ -10,6 +10,7 @@ stored looks like any other packed weight. Where H is not positive definite, its
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +35,27 @@ class GPTQ(RoundToNearest):
     def choose(
         self, weight: torch.Tensor, seen: Seen, bits: int, group: int, symmetric: bool, scale_dtype: torch.dtype
     ) -> Generator[None, None, Rounded]:
-        return gptq(weight, seen.hessian, bits, group, symmetric, scale_dtype)
+        if seen.shared is None:
+            seen.shared = Prepared.of(seen.take_hessian())
+            yield
+        return (yield from rounded_in_order(weight, seen.shared, bits, group, symmetric, scale_dtype))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """diagonal of H; the order of the inputs; upper Cholesky factor of the inverse of H in that order."""
+
+    diagonal: torch.Tensor
+    order: torch.Tensor
+    factor: torch.Tensor
+
+    @classmethod
+    def of(cls, hessian: torch.Tensor) -> Prepared:
+        diagonal = hessian.diagonal().float().clone()
+        order = torch.argsort(diagonal, descending=True, stable=True)
+        ordered = [hessian[order.unsqueeze(1), order].float()]
+        del hessian
+        return cls(diagonal, order, inverse_factor_(ordered))
 
 
 def gptq(
@@ -44,15 +65,18 @@ def gptq(
 
     A generator, so that a large matrix can be interrupted; its return value is the result. Nothing given is changed.
     """
+    return (yield from rounded_in_order(weight, Prepared.of(hessian), bits, group_size, symmetric, scale_dtype))
+
+
+def rounded_in_order(
+    weight: torch.Tensor, prepared: Prepared, bits: int, group_size: int, symmetric: bool, scale_dtype: torch.dtype
+) -> Generator[None, None, Rounded]:
+    """`gptq` with what is common to all weights that read the same inputs."""
     rows, columns = weight.shape
-    w = weight.float().clone()
-    diagonal = hessian.diagonal().float()
-    scales, zeros = fit(w, bits, group_size, symmetric, scale_dtype, diagonal)
+    order, factor = prepared.order, prepared.factor
+    scales, zeros = fit(weight, bits, group_size, symmetric, scale_dtype, prepared.diagonal)
     yield
-    order = torch.argsort(diagonal, descending=True, stable=True)
-    factor = inverse_factor(hessian.float()[order][:, order])
-    yield
-    w = w[:, order]
+    w = weight[:, order].float()
     group_of = order // group_size
     steps = scales.float()
     offsets = torch.full_like(steps, 2.0 ** (bits - 1)) if zeros is None else zeros.float()
@@ -71,28 +95,42 @@ def gptq(
             block[:, j:] -= error.unsqueeze(1) * u[j, j:].unsqueeze(0)
             errors[:, j], chosen[:, j] = error, q
         integers[:, start:end] = chosen.to(torch.uint8)
-        w[:, end:] -= errors @ factor[start:end, end:]
+        if end < columns:  # torch_npu gives a product without columns another shape
+            w[:, end:] -= errors @ factor[start:end, end:]
         yield
     return Rounded(integers[:, torch.argsort(order)], scales, zeros)
 
 
 def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
+    """`inverse_factor_` of a copy."""
+    return inverse_factor_([hessian.float().clone()])
+
+
+def inverse_factor_(only: list[torch.Tensor]) -> torch.Tensor:
     """The upper Cholesky factor of the inverse of H with its diagonal raised, ten times more after every failure.
 
-    Inputs that are always zero get a diagonal of 1: their weights do not matter. Raises ArithmeticError if H is not finite.
+    Inputs that are always zero get a diagonal of 1: their weights do not matter. H, the `only` one of a list that is
+    emptied, is used up: of a large one there should never be three. Raises ArithmeticError if H is not finite.
     """
-    h = hessian.clone()
+    h = only.pop()
     diagonal = h.diagonal()
     diagonal[diagonal <= 0] = 1.0
-    damping = DAMPING * float(diagonal.mean())
+    damping, raised = DAMPING * float(diagonal.mean()), 0.0
     for _ in range(TRIES):
-        raised = h.clone()
-        raised.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(raised)
+        diagonal.add_(damping - raised)
+        raised = damping
+        lower, failed = torch.linalg.cholesky_ex(h)
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(torch.isfinite(upper).all()):
+            del h, diagonal
+            inverse = torch.cholesky_inverse(lower)
+            del lower
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            low, high = torch.aminmax(upper)
+            if not int(failed) and bool(torch.isfinite(low) & torch.isfinite(high)):
                 return upper
+            h = torch.cholesky_inverse(torch.linalg.cholesky_ex(inverse).L)
+            diagonal = h.diagonal()
+            del inverse, upper
         damping *= 10
     raise ArithmeticError(f"the inputs' {tuple(h.shape)} second moments have no Cholesky factor, whatever is added to their diagonal")
 

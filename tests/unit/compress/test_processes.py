@@ -1,0 +1,63 @@
+"""Two processes that train together end where one does that works alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import effkit as ek
+from effkit.hardware.processes import Crew, crew
+
+TEXT = " ".join(f"The pump number {i} was checked on day {i % 7} and runs well at {i * 3 % 50} bar." for i in range(60))
+WAY: dict[str, Any] = {"text": TEXT, "steps": 5, "window": 32, "batch": 3, "learning_rate": 3e-3, "hard": 0.5, "seed": 3}
+SCRIPT = """
+import os, sys
+import torch
+from safetensors.torch import save_file
+import effkit as ek
+
+torch.set_num_threads(1)
+teacher = ek.load(sys.argv[1], device="cpu")
+model = ek.distill(teacher, ek.prune(teacher, layers=2), **eval(sys.argv[3]))
+save_file({n: p.detach().contiguous() for n, p in model.module.named_parameters()}, f"{sys.argv[2]}/{os.environ['RANK']}.safetensors")
+"""
+
+
+def test_this_process_alone_needs_no_launcher(tiny_llama, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert crew(tiny_llama.device) == Crew(0, 1)
+    assert [Crew(at, 2).share([1, 2, 3]) for at in range(2)] == [[1, 3], [2]]
+
+
+@pytest.mark.parametrize("learning_rate", [3e-3, float("1e30")])
+def test_two_processes_end_where_one_does(tiny_llama_folder, tiny_llama, tmp_path, learning_rate):
+    """With a rate that diverges, both must see it and give up alike instead of waiting for each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    way = {**WAY, "learning_rate": learning_rate}
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(tiny_llama_folder), str(tmp_path), repr(way)]
+    both = [
+        subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    told = [one.communicate(timeout=300)[1] for one in both]
+    if learning_rate > 1:
+        assert all("training diverged" in text for text in told), told
+        return
+    assert [one.returncode for one in both] == [0, 0], told
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    alone = ek.distill(tiny_llama, ek.prune(tiny_llama, layers=2), **way)
+    start = dict(ek.prune(tiny_llama, layers=2).module.named_parameters())
+    for name, parameter in alone.module.named_parameters():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], parameter, atol=2e-5), (name, (first[name] - parameter).abs().max())
+        assert name == "model.embed_tokens.weight" or not torch.allclose(first[name], start[name], atol=1e-3), name
