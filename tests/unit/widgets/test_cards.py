@@ -26,10 +26,10 @@ def ledger(scale: int = 1) -> Ledger:
     return Ledger(tuple(Entry(m, t, c, b, (b // 4,), "float32") for m, t, c, b in rows), weights=300)
 
 
-def test_the_package_offers_six_cards():
+def test_the_package_offers_these_cards():
     import effkit_widgets
 
-    cards = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "QuantizeLab", "RunMonitor"]
+    cards = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "RunMonitor", "TokenLens"]
     assert effkit_widgets.__all__ == cards == dir(effkit_widgets)
 
 
