@@ -234,7 +234,8 @@ class _Divergence(torch.autograd.Function):
 
 
 class _Teacher:
-    """The base's logits of a window. What stands in front of the head is kept the first time, where the head is all that follows."""
+    """The base's logits of a window. What stands in front of the head is kept the first time, where the head is all that follows;
+    the head itself then works in `dtype`, the first time too, so that a resumed training sees the same."""
 
     def __init__(self, base: Model) -> None:
         self.base = base
@@ -264,9 +265,10 @@ class _Teacher:
                 bias = self.head.bias
                 self.weight: Tensor = self.head.weight.to(self.dtype)  # type: ignore[operator, assignment]
                 self.bias: Tensor | None = None if bias is None else bias.to(self.dtype)  # type: ignore[operator, assignment]
-        if self.exact:
-            self.kept[key] = seen[0][0]
-        return whole[0]
+        if not self.exact:
+            return whole[0]
+        self.kept[key] = seen[0][0]
+        return nn.functional.linear(self.kept[key].to(self.dtype), self.weight, self.bias)
 
     def _whole(self, ids: Tensor) -> Tensor:
         return self.base.module(input_ids=ids, use_cache=False).logits

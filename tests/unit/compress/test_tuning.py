@@ -125,11 +125,14 @@ def test_slopes_are_those_of_the_weight_that_it_stands_for(tiny_llama):
     assert torch.allclose(ours[2][inside], expected[2][inside], atol=1e-5)
 
 
-def test_the_teacher_is_exact_with_what_it_keeps(tiny_llama):
+def test_the_teacher_says_the_same_with_what_it_keeps(tiny_llama):
     model = ek.quantize(tiny_llama, bits=4, group_size=32)
     windows = [torch.tensor(tiny_llama.tokens(TEXT)[i : i + 32]) for i in (0, 40)]
     tuning = Tuning(tiny_llama, model, windows[:1], windows[1:], 3, False, 0)
-    for ids in (windows[0][None], windows[1][None], windows[0][None]):
-        assert torch.allclose(tuning.teacher.logits(ids), tiny_llama.logits(ids), atol=1e-6)
+    near = 1e-6 if tuning.teacher.dtype == torch.float32 else 0.02
+    first = tuning.teacher.logits(windows[0])
+    for window in windows:
+        assert torch.allclose(tuning.teacher.logits(window).float(), tiny_llama.logits(window[None])[0], rtol=near, atol=near)
+    assert torch.equal(tuning.teacher.logits(windows[0]), first)
     assert tuning.teacher.exact
     assert len(tuning.teacher.kept) == 2
