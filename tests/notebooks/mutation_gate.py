@@ -60,8 +60,8 @@ MUTANTS = (
         "warm-up repeats are kept",
         "profile",
         "measure/latency.py",
-        "        work.forget()\n",
-        "",
+        "            each.forget()\n",
+        "            pass\n",
         "repeats that count",
     ),
     Mutant(

@@ -19,11 +19,17 @@ from effkit.models.exporters.gguf import frequency_factors
 from effkit.models.exporters.parts import numbers
 from effkit.models.exporting import check_path, exporter
 from effkit.models.folder import quiet
-from effkit.models.packed import PackedWeight
+from effkit.models.packed import PackedLinear, PackedWeight
 from effkit.spec.errors import BadInput
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 4, 120, 58]])
 TEXT = "hell: Once upon a time, 123 dolls:\n\n  naïve!"
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch):
+    """Formats are compared bit for bit, so our models multiply with the dequantized matrix, as the readers do."""
+    monkeypatch.setattr(PackedLinear, "engine", "dequantize")
 
 
 @pytest.fixture
