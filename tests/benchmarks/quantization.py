@@ -23,7 +23,6 @@ from typing import Any
 from reporting import last_line  # first: it sets what torch reads when it starts
 
 import effkit as ek  # isort: skip
-import torch  # isort: skip
 from effkit.compress.planning import plan
 from effkit.hardware.memory import PeakMemory
 from effkit.models.datasets import Text, read_text
@@ -81,8 +80,8 @@ def _planned(base: Model, bits: int, tables: int) -> int:
 
 
 def best(base: Model, text: Text, args: argparse.Namespace, window: int) -> tuple[Model, Sensitivity, Allocation]:
-    linears = sum(isinstance(m, torch.nn.Linear) for m in base.module.modules())
-    budget = None if args.bytes is None else args.bytes - ENTRY * linears
+    named = len(plan(base, ek.Quantize(method="rtn")).acting())
+    budget = None if args.bytes is None else args.bytes - ENTRY * named
     sensitivity, allocation = ek.best_format(base, text, bytes=budget, bits_per_weight=args.bits_per_weight, window=window)
     steps = args.steps if args.steps is not None else tuning_steps(base, window)
     model = ek.quantize(

@@ -169,7 +169,7 @@ class _Reader:
             def hook(part: nn.Module, args: tuple, out: Tensor) -> Tensor:
                 # the embedding's output starts the graph: no weight needs a gradient
                 out = out if out.requires_grad else out.detach().requires_grad_()
-                x = args[0][0] if args[0].dim() > 1 else args[0]  # a batch is one window
+                x = args[0].flatten(0, -2) if args[0].is_floating_point() else args[0].flatten()  # a batch is one window
                 self.inputs.setdefault(name, []).append(x.detach()[kept])
                 outputs[name] = out
                 return out
@@ -191,7 +191,7 @@ class _Reader:
                 hook.remove()
         for name, slope in zip(order, slopes, strict=True):
             if name in wanted and slope is not None:
-                self.slopes.setdefault(name, []).append(slope.detach()[0][kept])
+                self.slopes.setdefault(name, []).append(slope.detach().flatten(0, -2)[kept])
             elif name not in wanted:
                 self.inputs.pop(name, None)
 

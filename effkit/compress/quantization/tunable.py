@@ -81,7 +81,7 @@ class TunableEmbedding(nn.Module):
             )
             zero = g.zero[flat] if isinstance(g.zero, Tensor) else g.zero
             rows = q - zero
-        return (rows * g.scale()[flat].unsqueeze(-1)).reshape(*ids.shape, -1)
+        return (rows * g.scale()[flat].unsqueeze(-1)).reshape(*ids.shape, -1).to(g.packed.dtype)
 
 
 class _Linear(torch.autograd.Function):

@@ -1,0 +1,55 @@
+"""The whole way from a budget to a tuned model, for architectures that lay their layers out differently."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+import effkit as ek
+from effkit.models.model import Model
+from effkit.spec.record import Checkpoint
+
+SMALL = {"vocab_size": 259, "max_position_embeddings": 256}
+LLAMA = {**SMALL, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
+KINDS = {
+    # weights stored transposed, queries, keys and values in one
+    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=259, n_embd=96, n_layer=2, n_head=4, n_positions=256)),
+    # its feed-forward half reads tokens without their windows
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(**SMALL, hidden_size=96, ffn_dim=192, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=96)
+    ),
+    # biases, grouped heads, a head of its own
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**LLAMA, num_key_value_heads=2, tie_word_embeddings=False)),
+    "llama in bfloat16": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, tie_word_embeddings=True)).bfloat16(),
+}
+TEXT = "The pump began to leak on Monday, so the engineer closed the valve and replaced the seal. " * 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_a_budget_to_a_tuned_model(kind, tiny_llama):
+    torch.manual_seed(0)
+    module = KINDS[kind]().eval().requires_grad_(False)
+    checkpoint = Checkpoint(source=kind, hash="0" * 64, architecture=type(module).__name__, layers=2, vocabulary=259)
+    base = Model(module, tiny_llama.tokenizer, checkpoint)
+    before = {name: t.clone() for name, t in module.state_dict().items()}
+    sensitivity, allocation = ek.best_format(base, TEXT, bytes=int(0.35 * base.stored_bytes), samples=2, window=64)
+    assert all(choice.kl > 0 for m in sensitivity.modules for choice in m.choices[:-1]), "a module that no rounding could harm"
+    small = ek.quantize(
+        base,
+        "gptq",
+        group_size=sensitivity.group_size,
+        symmetric=sensitivity.symmetric,
+        module_bits=allocation.bits,
+        calibration=TEXT,
+        samples=4,
+        window=64,
+        tune="weights",
+        tune_steps=2,
+    )
+    assert small.stored_bytes == allocation.bytes <= 0.35 * base.stored_bytes
+    assert "tuning" in small.plans[-1].notes[-1]
+    kept = ek.evaluate(small, base, on=TEXT, window=64, windows=2, floor=False)
+    crude = ek.evaluate(ek.quantize(base, "rtn", 2, embedding_bits=2), base, on=TEXT, window=64, windows=2, floor=False)
+    assert kept.kl.mean.value < crude.kl.mean.value
+    assert all(torch.equal(t, before[name]) for name, t in base.module.state_dict().items()), "the base was changed"
