@@ -114,3 +114,12 @@ def test_exports_write_real_zero_points_as_dense_weights_and_say_so(tiny_llama, 
     small = ek.quantize(tiny_llama, "hqq", bits=4, group_size=32)
     exported = ek.export(small, tmp_path / "out", format="compressed-tensors")
     assert "PackedLinear with real zero points has no form in compressed-tensors" in " ".join(exported.notes)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_learned_rounding_works_with_and_without_zero_points(tiny_llama, symmetric):
+    text = "The pump began to leak on Monday, so the engineer closed the valve and replaced the seal. " * 4
+    given = {"bits": 3, "group_size": 32, "symmetric": symmetric, "embedding_bits": None}
+    small = ek.quantize(tiny_llama, "learned", **given, calibration=text, samples=4, window=32, learn_steps=3)
+    assert small.stored_bytes == ek.quantize(tiny_llama, "rtn", **given).stored_bytes
+    assert bool(torch.isfinite(small.logits([[5, 6, 7]])).all())

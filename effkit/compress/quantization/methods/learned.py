@@ -58,7 +58,7 @@ class Learned(RoundToNearest):
                 leaves = [p for grid in own.values() for p in grid.leaves()]
                 out = _forward(stream, layer, index, batch, own)
                 loss = (out.float() - targets[batch].float()).square().mean()
-                slopes = torch.autograd.grad(loss, leaves)
+                slopes = torch.autograd.grad(loss, leaves, materialize_grads=True)  # without zero points one end of the range is unused
             with torch.no_grad():
                 for grid, at in zip(own.values(), range(0, len(leaves), 3), strict=True):
                     grid.step_(slopes[at : at + 3], rate / steps)
