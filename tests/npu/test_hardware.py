@@ -7,6 +7,7 @@ that effkit asks torch_npu the right questions and waits for the device.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import time
 
@@ -130,6 +131,7 @@ def test_after_out_of_memory_the_failed_work_is_let_go():
         while True:
             kept.append(torch.empty(256 << 20, dtype=torch.uint8, device="npu:0"))
 
+    gc.collect()  # what earlier tests left in cycles is not this work's
     before = torch.npu.memory_allocated(0)
     with pytest.raises(OutOfMemory) as caught, guard("npu:0", "hoarding"):
         hoard()
