@@ -95,7 +95,7 @@ MUTANTS = (
         "compress/quantization/methods/gptq.py",
         "error = (column - (q - z) * s) / u[j, j]",
         "error = torch.zeros_like(column)",
-        "less than two thirds of its KL",
+        "less than a third of its KL",
         "01_quantize",
     ),
     Mutant(
