@@ -18,7 +18,7 @@ from effkit.spec.recipe import Quantize
 
 from .calibration import calibration
 from .folding import fold_layer_
-from .planning import as_matrix
+from .planning import as_matrix, bias_of
 from .registry import method as method_of
 from .rounding import Rounded, scale_type
 from .streaming import Stream, plain
@@ -130,9 +130,8 @@ def _rounded(step: Quantize, form: tuple[int, int], original: nn.Module, seen: A
     weight, method = as_matrix(original), method_of(step.method)
     bits, group = form
     if seen is None:
-        bias = getattr(original, "bias", None)
         yield
-        return method.apply(step, weight, None if bias is None else bias.detach().clone(), group, weight.dtype)
+        return method.apply(step, weight, bias_of(original), group, weight.dtype)
     rounded = yield from method.choose(weight, seen, bits, group, step.symmetric, scale_type(weight, bits))  # type: ignore[attr-defined]
     return _packed(step, form, original, rounded)
 
@@ -142,8 +141,7 @@ def _packed(step: Quantize, form: tuple[int, int], original: nn.Module, rounded:
     rows, columns = weight.shape
     packed = PackedWeight(rows, columns, bits, group, step.symmetric, weight.dtype, rounded.scales.dtype, device=weight.device)
     packed.store_(0, *rounded)
-    bias = getattr(original, "bias", None)
-    return PackedLinear(packed, None if bias is None else bias.detach().clone())
+    return PackedLinear(packed, bias_of(original))
 
 
 def _told(work: Generator[Any, None, T] | Iterator[Any], still: Callable[[str], Progress], message: str) -> Work[T]:

@@ -65,6 +65,12 @@ def as_matrix(module: nn.Module) -> torch.Tensor:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
+def bias_of(module: nn.Module) -> torch.Tensor | None:
+    """A copy of the module's bias for what replaces it; None where it has none."""
+    bias: torch.Tensor | None = getattr(module, "bias", None)
+    return None if bias is None else bias.detach().clone()
+
+
 def head_name(model: Model) -> str | None:
     """The module that turns hidden states into token logits, if it is one."""
     head = model.module.get_output_embeddings() if model.task == "causal-lm" else None  # type: ignore[operator]

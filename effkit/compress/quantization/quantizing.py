@@ -12,6 +12,7 @@ from torch import nn
 
 from effkit.hardware.memory import guard
 from effkit.models import storage
+from effkit.models.checks import finite
 from effkit.models.datasets import SUFFIXES
 from effkit.models.layers import layer_list
 from effkit.models.ledger import layer_of
@@ -27,7 +28,7 @@ from .calibration import GENERATED, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
-from .planning import as_matrix, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
+from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
 from .rounding import error_by_rows
 from .tuning import Tuning
@@ -157,8 +158,7 @@ def _streamed(model: Model, step: Quantize, todo: dict[str, ModulePlan]) -> dict
 
 
 def _finite(name: str, weight: torch.Tensor) -> None:
-    low, high = torch.aminmax(weight)  # one that is not finite makes these so; isfinite would need another matrix
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+    if not finite(weight):
         raise BadInput(
             f"the weight of {name} holds values that are not finite",
             "Only finite weights can be rounded",
@@ -173,10 +173,8 @@ def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn
     bits = int(planned.bits or step.bits)
     if isinstance(original, nn.Embedding):
         return rounded_embedding(weight, bits, group, weight.dtype, original.padding_idx)
-    bias = getattr(original, "bias", None)
-    bias = None if bias is None else bias.detach().clone()
     own = vocabulary_step(step, planned.module) if planned.module == head_name(model) else step_for(step, planned.module)
-    return method_of(planned.method).apply(own, weight, bias, group, weight.dtype)
+    return method_of(planned.method).apply(own, weight, bias_of(original), group, weight.dtype)
 
 
 def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
@@ -195,8 +193,7 @@ def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Modu
     for name, module in done.items():
         new.module.set_submodule(name, module)
     if tied and isinstance(table := done.get(embedding_name(model)), PackedEmbedding):
-        bias = getattr(model.module.get_submodule(tied), "bias", None)
-        new.module.set_submodule(tied, PackedLinear(table.packed, None if bias is None else bias.detach().clone()))
+        new.module.set_submodule(tied, PackedLinear(table.packed, bias_of(model.module.get_submodule(tied))))
     fold_layer_(new.module, folds, done=done)
     new.module.eval().requires_grad_(False)
     return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))

@@ -112,6 +112,15 @@ def _grid(grouped: torch.Tensor, bits: int, symmetric: bool, scale_dtype: torch.
     return scales, None if zeros is None else zeros.to(torch.uint8)
 
 
+def searched_values(
+    weight: torch.Tensor, bits: int, group_size: int, symmetric: bool, importance: torch.Tensor | None = None, tries: int = SHRINK
+) -> torch.Tensor:
+    """What a float32 weight [rows, columns] becomes when it is rounded to nearest on the scales that `fit` finds."""
+    scales, zeros = fit(weight, bits, group_size, symmetric, scale_type(weight, bits), importance, tries)
+    grouped = weight.reshape(len(weight), -1, group_size)
+    return (nearest(grouped, scales, zeros, bits) * scales.float().unsqueeze(-1)).reshape(weight.shape)
+
+
 def nearest(grouped: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, bits: int) -> torch.Tensor:
     """Integers, less their zero point, of float32 groups [rows, groups, group_size] on a given grid; float32."""
     zero = 2.0 ** (bits - 1) if zeros is None else zeros.float().unsqueeze(-1)

@@ -32,10 +32,11 @@ from effkit.spec.recipe import BITS, KEPT, Quantize, step_of
 
 from .calibration import calibration as calibrated
 from .planning import as_matrix, embedding_name, head_name, plan_quantize, tied_head
-from .rounding import fit, nearest, scale_type
+from .rounding import searched_values
 
 MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; others and other forms follow from their squared errors
 SAMPLE = 256  # rows of a weight on which these errors are compared
+TRIES = 5  # ranges for each group
 ROWS = 1 << 22  # weights rounded at once
 GROUPS = (32, 48, 64, 96, 128)
 TOKENS = 64  # of every window whose inputs and slopes are kept
@@ -220,7 +221,7 @@ class _Reader:
         """KL of every width: passed through the layer once for a module, for other widths and forms by their squared errors."""
         wide = tuple(b for b in MEASURED if b in bits) or (min(bits),)
         sample = weight[torch.linspace(0, len(weight) - 1, min(SAMPLE, len(weight)), device=weight.device).round().long()].float()
-        errors = {b: float((_rounded(sample, b, group, symmetric) - sample).square().sum()) for b in bits}
+        errors = {b: float((searched_values(sample, b, group, symmetric, tries=TRIES) - sample).square().sum()) for b in bits}
         if name not in self.measured:
             along = self._along(name, weight, wide, group, symmetric)
             self.measured[name] = {b: (along[b], max(errors[b], 1e-30)) for b in wide}
@@ -236,17 +237,10 @@ class _Reader:
             part = slice(start, min(start + rows, len(weight)))
             exact = weight[part].float()
             for b in bits:
-                change = _rounded(exact, b, group, symmetric) - exact
+                change = searched_values(exact, b, group, symmetric, tries=TRIES) - exact
                 for total, (x, slope) in zip(along[b], uses, strict=True):
                     total += _along(change, x, slope, part)
         return {b: sum(0.5 * float(t.square().mean()) for t in totals) for b, totals in along.items()}
-
-
-def _rounded(weight: Tensor, bits: int, group: int, symmetric: bool) -> Tensor:
-    """What rounding with searched scales makes of some rows."""
-    scales, zeros = fit(weight, bits, group, symmetric, scale_type(weight, bits), tries=5)
-    grouped = weight.reshape(len(weight), -1, group)
-    return (nearest(grouped, scales, zeros, bits) * scales.float().unsqueeze(-1)).reshape(weight.shape)
 
 
 def _along(change: Tensor, x: Tensor, slope: Tensor, part: slice) -> Tensor:

@@ -31,9 +31,10 @@ def integers_and_zeros(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor
     from effkit.models.packed import unpack
 
     q = unpack(packed.integers, packed.bits, packed.columns)
-    if packed.symmetric:
-        return q, torch.full_like(packed.scales, 2 ** (packed.bits - 1), dtype=torch.float32)
-    return q, packed.zeros_of(packed.zeros).to(torch.float32)
+    zeros = packed.zero_points()
+    if isinstance(zeros, torch.Tensor):
+        return q, zeros.to(torch.float32)
+    return q, torch.full_like(packed.scales, zeros, dtype=torch.float32)
 
 
 def scales_and_offsets(packed: PackedWeight, zeros: torch.Tensor) -> torch.Tensor:

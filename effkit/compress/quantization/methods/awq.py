@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..folding import Pair, factors, fold_layer_, pairs
 from ..planning import as_matrix
-from ..rounding import fit, nearest, scale_type
+from ..rounding import searched_values
 from ..streaming import Seen, Stream, looked_at
 from .search import Search
 
@@ -59,18 +59,12 @@ def best_factors(
         lost = 0.0
         for name, (bits, group) in formats.items():
             weight = as_matrix(layer.get_submodule(name)).float()
-            error = _rounded(weight * s, bits, group, symmetric, seen.mean_square / s.square()) / s - weight
+            error = searched_values(weight * s, bits, group, symmetric, seen.mean_square / s.square(), TRIES) / s - weight
             lost += float(((error @ hessian) * error).sum())
             yield
         if lost < best:
             best, chosen = lost, None if number == 0 else s
     return chosen
-
-
-def _rounded(weight: Tensor, bits: int, group: int, symmetric: bool, importance: Tensor) -> Tensor:
-    scales, zeros = fit(weight, bits, group, symmetric, scale_type(weight, bits), importance, tries=TRIES)
-    grouped = weight.reshape(len(weight), -1, group)
-    return (nearest(grouped, scales, zeros, bits) * scales.float().unsqueeze(-1)).reshape(weight.shape)
 
 
 METHOD = AWQ()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from effkit.models.checks import finite
+
 from ..rounding import Rounded, fit
 from .rtn import RoundToNearest
 
@@ -125,8 +127,7 @@ def inverse_factor_(only: list[torch.Tensor]) -> torch.Tensor:
             inverse = torch.cholesky_inverse(lower)
             del lower
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            low, high = torch.aminmax(upper)
-            if not int(failed) and bool(torch.isfinite(low) & torch.isfinite(high)):
+            if not int(failed) and finite(upper):
                 return upper
             h = torch.cholesky_inverse(torch.linalg.cholesky_ex(inverse).L)
             diagonal = h.diagonal()
