@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import weakref
 
 import pytest
@@ -15,8 +16,12 @@ from effkit.spec.errors import OutOfMemory
 MB = 1_000_000
 
 
-def touch(megabytes: int) -> None:
-    torch.ones(megabytes * MB, dtype=torch.uint8)  # written, so that the pages are really there
+def touched(megabytes: int) -> mmap.mmap:
+    """Pages fresh from the system, each written to. (malloc may hand out heap that has long been resident.)"""
+    pages = mmap.mmap(-1, megabytes * MB)
+    for at in range(0, len(pages), mmap.PAGESIZE):
+        pages[at] = 1
+    return pages
 
 
 def risen(peak: PeakMemory) -> int:
@@ -27,24 +32,24 @@ def risen(peak: PeakMemory) -> int:
 
 def test_a_peak_is_seen_after_it_has_passed():
     with PeakMemory("cpu") as peak:
-        touch(200)
+        touched(200).close()
     assert 190 * MB < risen(peak) < 300 * MB
     assert (peak.allocated, peak.reserved) == (None, None)
     assert peak.noun().how == "the system's counter of the peak resident set"
 
 
 def test_a_peak_before_the_block_does_not_count():
-    touch(300)
+    touched(300).close()
     with PeakMemory("cpu") as peak:
-        touch(50)
+        touched(50).close()
     assert 40 * MB < risen(peak) < 150 * MB
 
 
 def test_a_measurement_inside_another_loses_neither_peak():
     with PeakMemory("cpu") as outer:
-        touch(200)
+        touched(200).close()
         with PeakMemory("cpu") as inner:
-            touch(50)
+            touched(50).close()
     assert risen(outer) > 190 * MB
     assert 40 * MB < risen(inner) < 150 * MB
 
@@ -52,8 +57,8 @@ def test_a_measurement_inside_another_loses_neither_peak():
 def test_where_the_system_keeps_no_peak_it_is_sampled(monkeypatch):
     monkeypatch.setattr(memory, "_reset_resident_peak", lambda: False)  # as in a container that forbids it
     with PeakMemory("cpu") as peak:
-        block = torch.ones(200 * MB, dtype=torch.uint8)
-    del block
+        pages = touched(200)
+    pages.close()
     assert risen(peak) > 190 * MB
     assert peak.how == "resident set sampled every 10 ms"
 

@@ -217,7 +217,7 @@ def test_a_closed_card_lets_the_pump_go_and_the_run_goes_on():
     async def main():
         run = ek.start(count, 30, hold_at=10)
         card = RunMonitor(run)
-        await until(lambda: card.state.get("done") == 9)
+        await until(lambda: card._pump is not None and card.state.get("done") == 9)
         card.close()
         gate.set()
         assert await run == 30
