@@ -22,25 +22,30 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "test-results"
 PYTHON = sys.executable
 NBVAL = ["-m", "pytest", "-p", "nbval_tolerance", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
+WORKERS = min(os.cpu_count() or 1, 4)  # processes side by side, in the parts that can
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the tests. `minutes`: it is stopped after these, and counts as failed. `accelerators`: it may use them."""
+    """One part of the tests. `minutes`: it is stopped after these, and counts as failed. `accelerators`: it may use them.
+
+    workers: processes that it starts side by side, each with its share of the cores
+    """
 
     name: str
     title: str
     command: tuple[str, ...]
     minutes: float
     accelerators: bool = False
+    workers: int = 1
 
 
 PARTS = (
     Part("lint", "ruff check", ("-m", "ruff", "check", "."), 1),
     Part("format", "ruff format", ("-m", "ruff", "format", "--check", "."), 1),
     Part("types", "pyright", ("-m", "pyright"), 4),
-    Part("unit", "unit tests", ("-m", "pytest", "tests/unit"), 20),
+    Part("unit", "unit tests", ("-m", "pytest", "tests/unit", "-n", str(WORKERS)), 20, workers=WORKERS),
     Part("notebook-lint", "notebook lint", ("tests/notebooks/lint.py",), 1),
     Part("notebooks", "notebooks (nbval)", (*NBVAL, "notebooks"), 14),
     Part("mutation", "mutation gate", ("tests/notebooks/mutation_gate.py",), 20),
@@ -81,7 +86,7 @@ def run(part: Part) -> Outcome:
         process = subprocess.Popen(
             [PYTHON, *part.command],
             cwd=ROOT,
-            env=environment(home, part.accelerators),
+            env=environment(home, part.accelerators, part.workers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -109,12 +114,17 @@ def run(part: Part) -> Outcome:
     return Outcome(part, passed, failed, skipped, (time.monotonic() - begun) / 60)
 
 
-def environment(home: str, accelerators: bool = False) -> dict[str, str]:
-    """Where a part runs: offline, on the CPU, with records, Jupyter's settings and IPython's history of its own, and no bars."""
+def environment(home: str, accelerators: bool = False, workers: int = 1) -> dict[str, str]:
+    """Where a part runs: offline, on the CPU, with records, Jupyter's settings and IPython's history of its own, and no bars.
+
+    workers: how many of its processes share the cores
+    """
     own = {"EFFKIT_HOME": "effkit", "JUPYTER_CONFIG_DIR": "jupyter", "JUPYTER_DATA_DIR": "jupyter-data", "IPYTHONDIR": "ipython"}
     fixed = {"EFFKIT_PROGRESS": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     # Threads that wait by spinning are fifty times slower where other programs need the cores too, such as a browser here.
     fixed["OMP_WAIT_POLICY"] = "PASSIVE"
+    if workers > 1:
+        fixed["OMP_NUM_THREADS"] = fixed["MKL_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     if not accelerators:
         fixed["CUDA_VISIBLE_DEVICES"] = ""
     path = os.pathsep.join(filter(None, [str(ROOT / "tests" / "notebooks"), os.environ.get("PYTHONPATH")]))

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,13 +197,13 @@ def caught_by(mutant: Mutant, home: Path, notebook: Path) -> tuple[int, str] | N
     """The first code cell that fails against the mutant, with what it says; None if every cell passes.
 
     The mutant must be what runs, so the copy's place is asked for first. Reference outputs of the base are kept in
-    `home` from mutant to mutant: no mutant here changes them.
+    `home` from mutant to mutant: no mutant here changes them. Several are judged at once, each in a process of its own.
     """
     with tempfile.TemporaryDirectory(prefix="effkit-mutant-") as folder:
         shutil.copytree(ROOT / "effkit", Path(folder) / "effkit", ignore=shutil.ignore_patterns("__pycache__"))
         target = Path(folder) / "effkit" / mutant.file
         target.write_text(mutated(target.read_text(encoding="utf-8"), mutant), encoding="utf-8")
-        environment = runner.environment(str(home))
+        environment = runner.environment(str(home), workers=runner.WORKERS)
         environment["PYTHONPATH"] = f"{folder}:{environment['PYTHONPATH']}"
         where = subprocess.run(
             [sys.executable, "-c", "import effkit; print(effkit.__file__)"], cwd=home, env=environment, capture_output=True, text=True
@@ -230,27 +231,31 @@ def first_line(notebook: Path, number: int) -> str:
     return code[number].source.splitlines()[0]
 
 
+def judged(mutant: Mutant, home: Path) -> tuple[bool, str]:
+    """Whether a cell caught it, and the line that says which."""
+    begun = time.monotonic()
+    try:
+        whole = nbformat.read(NOTEBOOKS / f"{mutant.notebook}.ipynb", as_version=4)
+        with tempfile.TemporaryDirectory(dir=home) as own:
+            notebook = Path(own) / f"{mutant.notebook}.ipynb"
+            nbformat.write(slice_of(whole, mutant.at), notebook)
+            result = caught_by(mutant, home, notebook)
+            cell = f"{mutant.notebook}, {first_line(notebook, result[0])!r}" if result else ""
+    except (ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
+        return False, f"{mutant.verb}: {mutant.name}: cannot be judged: {error}"
+    if result is None:
+        return False, f"{mutant.verb}: {mutant.name}: SURVIVED"
+    return True, f"{mutant.verb}: {mutant.name}: caught by {cell}: {result[1]}, {time.monotonic() - begun:.0f} s"
+
+
 def main(names: list[str]) -> int:
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names or mutant.verb in names]
     caught = 0
-    with tempfile.TemporaryDirectory(prefix="effkit-gate-") as home:
-        for mutant in chosen:
-            begun = time.monotonic()
-            try:
-                notebook = Path(home) / f"{mutant.notebook}.ipynb"
-                whole = nbformat.read(NOTEBOOKS / notebook.name, as_version=4)
-                nbformat.write(slice_of(whole, mutant.at), notebook)
-                result = caught_by(mutant, Path(home), notebook)
-            except (ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
-                print(f"{mutant.verb}: {mutant.name}: cannot be judged: {error}", flush=True)
-                continue
-            if result is None:
-                print(f"{mutant.verb}: {mutant.name}: SURVIVED", flush=True)
-                continue
-            caught += 1
-            number, words = result
-            cell = f"{mutant.notebook}, {first_line(notebook, number)!r}"
-            print(f"{mutant.verb}: {mutant.name}: caught by {cell}: {words}, {time.monotonic() - begun:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="effkit-gate-") as home, ThreadPoolExecutor(runner.WORKERS) as workers:
+        for done in as_completed([workers.submit(judged, mutant, Path(home)) for mutant in chosen]):
+            passed, line = done.result()
+            caught += passed
+            print(line, flush=True)
     print(f"{caught} passed, {len(chosen) - caught} failed")
     return 0 if chosen and caught == len(chosen) else 1
 
