@@ -59,6 +59,7 @@ _HOME = {
     "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
+    "sweep": "measure.sweeping",
 }
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "sensitivity",
     "start",
     "student",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ if TYPE_CHECKING:
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .measure.sweeping import sweep
     from .measure.tokenwise import compare_tokens
     from .models.exporting import Exported, export
     from .models.labelled import read_labelled

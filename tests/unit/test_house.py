@@ -22,7 +22,7 @@ SURFACE = [
     "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Exported", "Frontier", "Model", "Plan",
     "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "attach", "best_format",
     "claim", "compare_tokens", "device", "devices", "distill", "evaluate", "export", "load", "measure", "plan", "profile",
-    "prune", "quantize", "read_labelled", "sensitivity", "start", "student",
+    "prune", "quantize", "read_labelled", "sensitivity", "start", "student", "sweep",
 ]  # fmt: skip
 
 
