@@ -314,7 +314,7 @@ def _of_accelerator(on: Device, npu_smi: str | None) -> Source | EnergyReading:
     if on.type != "cuda":
         return nothing("", f"effkit knows no energy meter of {on.type} devices.")
     try:
-        import pynvml
+        import pynvml  # pyright: ignore[reportMissingImports]
     except ImportError:
         return nothing("nvml", "NVIDIA's binding is not installed: pip install nvidia-ml-py.")
     module: Any = module_of(on.type)
