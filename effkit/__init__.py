@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Calibration": "spec.calibration",
     "Capability": "spec.capability",
     "Checkpoint": "spec.record",
     "Claim": "spec.claim",
@@ -42,6 +43,9 @@ _HOME = {
     "Student": "spec.recipe",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
+    "bottleneck": "measure.bottleneck",
+    "breakdown": "measure.breakdown",
+    "calibrate": "measure.calibrating",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
@@ -63,6 +67,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Calibration",
     "Capability",
     "Checkpoint",
     "Claim",
@@ -86,6 +91,9 @@ __all__ = [
     "Student",
     "attach",
     "best_format",
+    "bottleneck",
+    "breakdown",
+    "calibrate",
     "claim",
     "compare_tokens",
     "device",
@@ -117,6 +125,9 @@ if TYPE_CHECKING:
     from .lab.measuring import measure
     from .lab.run import Run, attach, start
     from .lab.store import Store
+    from .measure.bottleneck import bottleneck
+    from .measure.breakdown import breakdown
+    from .measure.calibrating import calibrate
     from .measure.fidelity import evaluate
     from .measure.latency import profile
     from .measure.sweeping import sweep
@@ -125,6 +136,7 @@ if TYPE_CHECKING:
     from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model
+    from .spec.calibration import Calibration
     from .spec.capability import Capability
     from .spec.claim import Claim
     from .spec.errors import EffkitError
