@@ -145,7 +145,7 @@ def _packed_products(
         first = _packed(on, bits, inputs, outputs, dtype)
         stored = sum(t.numel() * t.element_size() for t in first.packed.buffers())
         count = max(2, min(working_set // stored, MOST_WEIGHTS))
-        layers = [first, *(_packed(on, bits, inputs, outputs, dtype) for _ in range(count - 1))]
+        layers = [first, *(_packed(on, bits, inputs, outputs, dtype, like=first) for _ in range(count - 1))]
         with torch.inference_mode():
             for layer in layers:
                 layer.prepare(dtype)
@@ -161,10 +161,15 @@ def _packed_products(
     return found
 
 
-def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype) -> PackedLinear:
+def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype, like: PackedLinear | None = None) -> PackedLinear:
+    """A layer of random integers; `like`: with the same ones in a place of its own, which is quicker than drawing them again."""
     packed = PackedWeight(outputs, inputs, bits, GROUP, True, dtype, device=on.torch)
-    packed.integers.random_(0, 256, generator=torch.Generator(on.torch).manual_seed(0))
-    packed.scales.fill_(0.01)
+    if like is None:
+        packed.integers.random_(0, 256, generator=torch.Generator(on.torch).manual_seed(0))
+        packed.scales.fill_(0.01)
+    else:
+        packed.integers.copy_(like.packed.integers)
+        packed.scales.copy_(like.packed.scales)
     return PackedLinear(packed)
 
 
@@ -219,8 +224,15 @@ def _small_llama(on: Device, dtype: torch.dtype, depth: int, width: int) -> Mode
         vocab_size=256, hidden_size=width, intermediate_size=MLP * width, num_hidden_layers=depth, num_attention_heads=width // 64,
         num_key_value_heads=width // 64, max_position_embeddings=2048, tie_word_embeddings=False,
     )  # fmt: skip
-    state = torch.get_rng_state()  # random weights are drawn, and the caller's random state is not ours
-    module: Any = LlamaForCausalLM(config)
-    module = module.to(device=on.torch, dtype=dtype)
+    state = torch.get_rng_state()
+    with torch.device("meta"):  # drawing a hundred million numbers as a trained model would takes seconds
+        module: Any = LlamaForCausalLM(config)
+    rotary = LlamaForCausalLM(LlamaConfig(**{**config.to_diff_dict(), "num_hidden_layers": 0, "vocab_size": 8})).model.rotary_emb
     torch.set_rng_state(state)
+    module = module.to(dtype).to_empty(device=on.torch)
+    module.model.rotary_emb = rotary.to(on.torch)
+    drawn = pieces.noise(on, dtype, 1 << 16).mul_(0.02)
+    for name, parameter in module.named_parameters():
+        flat = parameter.data.view(-1)
+        flat.copy_(drawn.repeat(len(flat) // len(drawn) + 1)[: len(flat)]) if "norm" not in name else flat.fill_(1.0)
     return wrap(module, None, f"calibration-{depth}", hash="random")
