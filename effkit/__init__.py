@@ -40,6 +40,8 @@ _HOME = {
     "Run": "lab.run",
     "Store": "lab.store",
     "Student": "spec.recipe",
+    "accelerator": "hardware.catalogue",
+    "accelerators": "hardware.catalogue",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
     "claim": "lab.claim",
@@ -83,6 +85,8 @@ __all__ = [
     "Run",
     "Store",
     "Student",
+    "accelerator",
+    "accelerators",
     "attach",
     "best_format",
     "claim",
@@ -110,6 +114,7 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .compress.quantization.sensitivity import best_format, sensitivity
+    from .hardware.catalogue import accelerator, accelerators
     from .hardware.device import device, devices
     from .lab.claim import claim
     from .lab.measuring import measure
