@@ -246,9 +246,7 @@ def _consistent(name: str, values: dict[str, Any]) -> None:
     dense, sparse = values["rates"], values["sparse_rates"]
     for key, rate in sparse.items():
         if key in dense and not 1.2 * dense[key] <= rate <= 2.05 * dense[key]:
-            raise BadInput(
-                f"the sparse {key} rate of {name!r} is {rate / dense[key]:.2g} times the dense one", "Allowed: 1.2 to 2.05 times"
-            )
+            raise BadInput(f"the sparse {key} rate of {name!r} is {rate / dense[key]:.2g} times dense", "Allowed: 1.2 to 2.05 times")
     for low, high in (("bf16", "fp8"), ("fp16", "fp8"), ("fp8", "fp4"), ("int8", "int4")):
         if low in dense and high in dense and not 0.99 * dense[low] <= dense[high] <= 4.2 * dense[low]:
             raise BadInput(f"{high} of {name!r} is {dense[high] / dense[low]:.2g} times {low}", "Allowed: 1 to 4.2 times, both dense")
