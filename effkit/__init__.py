@@ -44,6 +44,7 @@ _HOME = {
     "accelerators": "hardware.catalogue",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
+    "break_even_price": "hardware.price",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
@@ -54,6 +55,7 @@ _HOME = {
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
+    "price": "hardware.price",
     "profile": "measure.latency",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
@@ -89,6 +91,7 @@ __all__ = [
     "accelerators",
     "attach",
     "best_format",
+    "break_even_price",
     "claim",
     "compare_tokens",
     "device",
@@ -99,6 +102,7 @@ __all__ = [
     "load",
     "measure",
     "plan",
+    "price",
     "profile",
     "prune",
     "quantize",
@@ -116,6 +120,7 @@ if TYPE_CHECKING:
     from .compress.quantization.sensitivity import best_format, sensitivity
     from .hardware.catalogue import accelerator, accelerators
     from .hardware.device import device, devices
+    from .hardware.price import break_even_price, price
     from .lab.claim import claim
     from .lab.measuring import measure
     from .lab.run import Run, attach, start
