@@ -52,6 +52,7 @@ _HOME = {
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
     "export": "models.exporting",
+    "fleet": "hardware.fleet",
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
@@ -99,6 +100,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "fleet",
     "load",
     "measure",
     "plan",
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     from .compress.quantization.sensitivity import best_format, sensitivity
     from .hardware.catalogue import accelerator, accelerators
     from .hardware.device import device, devices
+    from .hardware.fleet import fleet
     from .hardware.price import break_even_price, price
     from .lab.claim import claim
     from .lab.measuring import measure

@@ -21,8 +21,8 @@ PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path 
 SURFACE = [
     "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Exported", "Frontier", "Model", "Plan", "Profile",
     "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "accelerator", "accelerators", "attach",
-    "best_format", "break_even_price", "claim", "compare_tokens", "device", "devices", "distill", "evaluate", "export", "load", "measure",
-    "plan", "price", "profile", "prune", "quantize", "read_labelled", "sensitivity", "start", "student",
+    "best_format", "break_even_price", "claim", "compare_tokens", "device", "devices", "distill", "evaluate", "export", "fleet", "load",
+    "measure", "plan", "price", "profile", "prune", "quantize", "read_labelled", "sensitivity", "start", "student",
 ]  # fmt: skip
 
 
