@@ -31,6 +31,7 @@ class Service(Noun):
     """How fast one replica answers queries of one kind; `service_of` makes it from a profile, a record or a projection.
 
     time_to_first_token, time_per_output_token: ms; batch: queries answered at once; devices: of the replica (tensor parallel)
+    prefill_part: ms of a token's time in which the device reads the prompts of others (continuous batching); 0: not so, or unknown
     energy_per_query: J of the devices, where it was measured
     """
 
@@ -41,6 +42,7 @@ class Service(Noun):
     devices: int = Field(default=1, ge=1)
     time_to_first_token: Estimate
     time_per_output_token: Estimate = Estimate.unavailable("ms")
+    prefill_part: float = Field(default=0.0, ge=0)
     energy_per_query: Estimate = Estimate.unavailable("J")
 
     @property
@@ -207,7 +209,9 @@ def service_of(what: Any, device: str | None = None, devices: int | None = None)
     named = device or getattr(what, "device", None) or "unknown device"
     count = devices or getattr(what, "devices", None) or 1
     own = getattr(what, "energy_per_query", energy)
-    return validated(Service, {**data, "device": _device_name(named), "devices": count, "energy_per_query": own}, "the service")
+    parts = getattr(what, "parts", None) or {}  # of a projection, in ms of the time per output token
+    data |= {"device": _device_name(named), "devices": count, "energy_per_query": own, "prefill_part": parts.get("prefill", 0.0)}
+    return validated(Service, data, "the service")
 
 
 def _device_name(given: Any) -> str:
@@ -245,13 +249,21 @@ def _energy(service: Service, watts: float | None) -> tuple[Estimate, str]:
 
 
 def _per_million(service: Service, whole: Estimate) -> tuple[Estimate, Estimate]:
-    """$ per million tokens of the prompt and of the output: the price of a query split by the time that each of them takes."""
+    """$ per million tokens of the prompt and of the output: the price of a query split by the time that each of them takes.
+
+    Where prompts of others are read between the tokens of one query, as many are read as it makes others wait for its own: that
+    part of the token's time is charged to prompts.
+    """
     seconds = query_seconds(service.time_to_first_token, service.time_per_output_token, service.new_tokens)
     if seconds is None or whole.value is None:
         return Estimate.unavailable("$"), Estimate.unavailable("$")
     total = sum(part[0] or 0.0 for part in seconds)
+    token = service.time_per_output_token.value or 0.0
+    moved = min(service.prefill_part / token, 1.0) if token and seconds[1][0] else 0.0
+    shares = [tuple(None if x is None else x + moved * (y or 0.0) for x, y in zip(*seconds, strict=True))]
+    shares.append(tuple(None if x is None else x * (1 - moved) for x in seconds[1]))
     found = []
-    for (value, low, high), count in zip(seconds, (service.prompt, service.new_tokens), strict=True):
+    for (value, low, high), count in zip(shares, (service.prompt, service.new_tokens), strict=True):
         if not count or not value or not total:
             found.append(Estimate.unavailable("$"))
             continue

@@ -47,6 +47,16 @@ def test_input_and_output_tokens_make_up_the_price_of_a_query_in_proportion_to_t
     assert 1000 * classifier.per_million_input.value / 1e6 == pytest.approx(classifier.per_1000_queries.value / 1000)
 
 
+def test_prompts_read_between_the_tokens_of_others_are_charged_to_input():
+    alone, served = (ek.price(service(prefill_part=part), per_hour=7.2) for part in (0.0, 5.0))
+    assert served.per_1000_queries == alone.per_1000_queries
+    assert (1000 * served.per_million_input.value + 101 * served.per_million_output.value) / 1e6 == pytest.approx(
+        served.per_1000_queries.value / 1000
+    )
+    assert served.per_million_output.value == pytest.approx(alone.per_million_output.value * 10 / 15)
+    assert served.per_million_input.value == pytest.approx(alone.per_million_input.value * (500 + 100 * 5) / 500)
+
+
 def test_the_card_of_costs_uses_the_same_price_and_formula():
     paid = ek.price(service(device="cpu (a processor)"))
     assert (paid.per_hour, paid.source) == (PRICE_PER_HOUR, PRICE_SOURCE) == (default_price().value, str(default_price()))
