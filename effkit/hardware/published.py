@@ -31,6 +31,7 @@ class Published(Noun):
     """One published figure. `config`: of the model, as transformers names its fields; `batch`: of all devices together.
 
     metric: "tpot_ms", "ttft_ms" (ms), "output_rate", "decode_rate" (output tokens a second with and without prefill), "prefill_rate"
+    disaggregated: prompts are read on other devices; accepted: tokens that a step of speculative decoding yields
     floor:  the figure is the least that a nightly test demands; use: "launch" where a constant is fitted to it
     """
 
@@ -45,6 +46,7 @@ class Published(Noun):
     tensor_parallel: int = Field(default=1, ge=1)
     attention_data_parallel: int = Field(default=1, ge=1)
     expert_parallel: bool = False
+    disaggregated: bool = False
     accepted: float = Field(default=1.0, ge=1)
     metric: Literal["tpot_ms", "ttft_ms", "output_rate", "decode_rate", "prefill_rate"]
     value: float = Field(gt=0)
