@@ -209,8 +209,9 @@ def service_of(what: Any, device: str | None = None, devices: int | None = None)
     named = device or getattr(what, "device", None) or "unknown device"
     count = devices or getattr(what, "devices", None) or 1
     own = getattr(what, "energy_per_query", energy)
-    parts = getattr(what, "parts", None) or {}  # of a projection, in ms of the time per output token
-    data |= {"device": _device_name(named), "devices": count, "energy_per_query": own, "prefill_part": parts.get("prefill", 0.0)}
+    parts = getattr(what, "parts", None) or {}  # of a projection, in ms of the time per output token: "prefill of others"
+    others = sum(value for name, value in parts.items() if name.startswith("prefill"))
+    data |= {"device": _device_name(named), "devices": count, "energy_per_query": own, "prefill_part": others}
     return validated(Service, data, "the service")
 
 

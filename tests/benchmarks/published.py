@@ -55,8 +55,8 @@ def projected(row: Published) -> Estimate:
         ends = [(f + (row.new_tokens - 1) * t) / row.new_tokens for f, t in zip(_ends(first), _ends(token), strict=True)]
         return Estimate(value=ends[0], low=ends[1], high=ends[2], unit="ms", how="modelled")
     if row.metric == "decode_rate" or row.disaggregated:
-        share = 1 - p.parts.get("prefill", 0.0) / _ends(token)[0]
-        return _scaled(token, share)
+        others = sum(value for name, value in p.parts.items() if name.startswith("prefill"))
+        return _scaled(token, 1 - others / _ends(token)[0])
     return token
 
 
