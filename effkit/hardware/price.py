@@ -32,7 +32,7 @@ class Service(Noun):
 
     time_to_first_token, time_per_output_token: ms; batch: queries answered at once; devices: of the replica (tensor parallel)
     prefill_part: ms of a token's time in which the device reads the prompts of others (continuous batching); 0: not so, or unknown
-    energy_per_query: J of the devices, where it was measured
+    energy_per_query: J of the devices, where it was measured; simulated: timed on a simulated device, which draws no power
     """
 
     device: str = "unknown device"
@@ -44,6 +44,7 @@ class Service(Noun):
     time_per_output_token: Estimate = Estimate.unavailable("ms")
     prefill_part: float = Field(default=0.0, ge=0)
     energy_per_query: Estimate = Estimate.unavailable("J")
+    simulated: bool = False
 
     @property
     def rate(self) -> Estimate:
@@ -80,17 +81,19 @@ class Price(Noun):
     energy_cost_per_1000: Estimate
     carbon_per_1000: Estimate
     power: str = ""
+    simulated: bool = False
 
     def __str__(self) -> str:
+        name = f"{self.device} (simulated)" if self.simulated else self.device
         if self.per_hour is None:
-            return f"{self.device}: unavailable, since no price per hour is known; give one with per_hour=..."
+            return f"{name}: unavailable, since no price per hour is known; give one with per_hour=..."
         at = f"${three(self.per_hour)} an hour ({self.source}), busy {self.utilisation:.0%} of the time"
         tokens = "".join(
             f"; ${three(e.value)} per million {name} tokens"
             for name, e in (("input", self.per_million_input), ("output", self.per_million_output))
             if e.value is not None
         )
-        return f"{self.device} at {at}: {_dollars(self.per_1000_queries)} per 1000 queries of {self.query}{tokens}"
+        return f"{name} at {at}: {_dollars(self.per_1000_queries)} per 1000 queries of {self.query}{tokens}"
 
     __repr__ = __str__
 
@@ -145,6 +148,7 @@ def price(
         energy_per_query=energy,
         energy_cost_per_1000=electricity,
         carbon_per_1000=scaled(kwh, intensity[0], "g", "modelled") if energy.value is not None else Estimate.unavailable("g"),
+        simulated=service.simulated,
         power=f"energy {told}; PUE {overhead[0]:g} ({overhead[1]}); {intensity[0]:g} g/kWh ({intensity[1]})",
     )
 
@@ -212,6 +216,7 @@ def service_of(what: Any, device: str | None = None, devices: int | None = None)
     parts = getattr(what, "parts", None) or {}  # of a projection, in ms of the time per output token: "prefill of others"
     others = sum(value for name, value in parts.items() if name.startswith("prefill"))
     data |= {"device": _device_name(named), "devices": count, "energy_per_query": own, "prefill_part": others}
+    data["simulated"] = bool(getattr(what, "simulated", False))
     return validated(Service, data, "the service")
 
 
@@ -240,7 +245,7 @@ def _energy(service: Service, watts: float | None) -> tuple[Estimate, str]:
     """J a query of the devices of a replica, and how it was had."""
     if watts is None and service.energy_per_query.value is not None:
         return service.energy_per_query, f"by {service.energy_per_query.how}"
-    known = _known(service.device)
+    known = None if service.simulated else _known(service.device)
     limit = watts if watts is not None else known.watts if known else None
     if limit is None or service.rate.value is None:
         return Estimate.unavailable("J"), "unavailable: neither measured nor a power limit known"

@@ -137,6 +137,15 @@ def test_profiles_and_records_are_services_and_other_things_are_not():
         ek.price("h100")
 
 
+def test_what_was_timed_on_a_simulated_device_says_so_and_draws_no_power():
+    paid = ek.price(service(simulated=True), per_hour=7.2)
+    assert paid.simulated
+    assert "h100-sxm (simulated)" in str(paid)
+    assert (paid.energy_per_query.how, paid.carbon_per_1000.value) == ("unavailable", None)
+    assert ek.price(service(), per_hour=7.2).energy_per_query.value is not None
+    assert "h100-sxm (simulated)" in str(ek.fleet(service(simulated=True), 1e4, latency_ms=9000, seeds=2))
+
+
 def test_every_price_has_a_source_and_a_device():
     told = tomllib.loads(shipped_file("prices.toml").read_text(encoding="utf-8"))
     for name in told["devices"]:
