@@ -4,8 +4,8 @@
         print(row.model, row.format, row.metric, row.value, row.source)
 
 They lie in `data/published.toml`, models included (as the few fields of a transformers config that decide bytes and operations),
-so that all of it works without a network. Nothing is fitted to them but the time that a kernel takes to start on Ascend, to the
-rows that say so (`use`).
+so that all of it works without a network. Nothing is fitted to them, but for the rows that say so (`use`): the time that a kernel
+takes to start on Ascend, and what 4-bit integer weights were expected to reach before the fit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Published(Noun):
 
     metric: "tpot_ms", "ttft_ms" (ms), "output_rate", "decode_rate" (output tokens a second with and without prefill), "prefill_rate"
     disaggregated: prompts are read on other devices; accepted: tokens that a step of speculative decoding yields
-    floor:  the figure is the least that a nightly test demands; use: "launch" where a constant is fitted to it
+    floor:  the figure is the least that a nightly test demands; use: what constant it was used for, if any
     """
 
     device: str
@@ -51,7 +51,7 @@ class Published(Noun):
     metric: Literal["tpot_ms", "ttft_ms", "output_rate", "decode_rate", "prefill_rate"]
     value: float = Field(gt=0)
     floor: bool = False
-    use: Literal["", "launch"] = ""
+    use: Literal["", "launch", "int4"] = ""
     text: str = ""
     note: str = ""
     source: str

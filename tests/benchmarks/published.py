@@ -2,9 +2,10 @@
 
     python tests/benchmarks/published.py [FILE.toml]
 
-The rows lie in data/published.toml with their sources. Nothing that effkit ships was fitted to them, with one exception: the time
-that a kernel takes to start on Ascend, from the rows marked use = "launch" (three rows at batch 1 of one page of vllm-ascend's
-docs), which are listed but not scored. `ascend_other_pages` leaves out the other rows of that page too.
+The rows lie in data/published.toml with their sources. Nothing that effkit ships was fitted to them, with two exceptions, which are
+listed but not scored: use = "launch", the time that a kernel takes to start on Ascend (three rows at batch 1 of one page of
+vllm-ascend's docs; `ascend_other_pages` leaves out the other rows of that page too), and use = "int4", what 4-bit integer weights
+were expected to reach before the fit (the three such rows of gpt-fast).
 
 Errors are of times: a rate is turned into the time of a token first, so that half and twice as fast weigh the same way in all of
 them. A `floor` is the least that a nightly test demands (95% or 97% of it), and is scored as if it were the figure itself.
@@ -113,7 +114,7 @@ def main() -> None:
         parallel = f" TP{row.tensor_parallel}" if row.tensor_parallel > 1 else ""
         what = f"{row.device:17s} {row.model:18s} {row.format:9s}{parallel:6s} batch {row.batch:5d} {row.prompt:5d}+{row.new_tokens:<5d}"
         told = f"{row.metric:12s} {row.value:9.2f}  projected {_ends(guess)[0]:8.2f} ms, published {true:8.2f} ms  {error:+7.1f}%"
-        print(f"{what} {told}{'  (launch, not scored)' if row.use else ''}{'  floor' if row.floor else ''}")
+        print(f"{what} {told}{f'  ({row.use}, not scored)' if row.use else ''}{'  floor' if row.floor else ''}")
         can = allowed(row)
         if can is not None:
             possible.append(can)
