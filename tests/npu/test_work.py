@@ -279,3 +279,13 @@ def test_an_export_from_the_npu_is_the_same_file(format, name, file, base, tiny_
         done = ek.export(small, folder / name, format)
         written.append((done.path / file if file else done.path).read_bytes())
     assert written[0] == written[1]
+
+
+def test_the_price_of_a_simulated_npu_is_the_users_and_its_power_is_unknown(base):
+    speed = ek.profile(base, prompt=16, new_tokens=4, repeats=2)
+    assert ek.price(speed).per_1000_queries.value is None  # no public price of an Ascend device was found
+    paid = ek.price(speed, per_hour=1.5)
+    assert paid.per_1000_queries.value > 0
+    assert paid.energy_per_query.how == "unavailable"
+    assert "simulated" in str(paid)
+    assert "simulated" in str(ek.fleet(speed, 1e4, latency_ms=60_000, per_hour=1.5, seeds=2))
