@@ -260,7 +260,7 @@ def test_a_plug_in_brings_a_set(tmp_path, monkeypatch):
     module.named_sets.cache_clear()
     try:
         assert read_labelled("theirs").name == "theirs"
-        assert module.table()["healthcare"] == module.DATASETS["healthcare"], "a plug-in does not replace what is built in"
+        assert module.named_sets()["healthcare"] == module.DATASETS["healthcare"], "a plug-in does not replace what is built in"
     finally:
         module.named_sets.cache_clear()
         sys.modules.pop("theirs", None)
