@@ -40,8 +40,11 @@ _HOME = {
     "Run": "lab.run",
     "Store": "lab.store",
     "Student": "spec.recipe",
+    "accelerator": "hardware.catalogue",
+    "accelerators": "hardware.catalogue",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
+    "break_even_price": "hardware.price",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
@@ -49,9 +52,11 @@ _HOME = {
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
     "export": "models.exporting",
+    "fleet": "hardware.fleet",
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
+    "price": "hardware.price",
     "profile": "measure.latency",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
@@ -83,8 +88,11 @@ __all__ = [
     "Run",
     "Store",
     "Student",
+    "accelerator",
+    "accelerators",
     "attach",
     "best_format",
+    "break_even_price",
     "claim",
     "compare_tokens",
     "device",
@@ -92,9 +100,11 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "fleet",
     "load",
     "measure",
     "plan",
+    "price",
     "profile",
     "prune",
     "quantize",
@@ -110,7 +120,10 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .compress.quantization.sensitivity import best_format, sensitivity
+    from .hardware.catalogue import accelerator, accelerators
     from .hardware.device import device, devices
+    from .hardware.fleet import fleet
+    from .hardware.price import break_even_price, price
     from .lab.claim import claim
     from .lab.measuring import measure
     from .lab.run import Run, attach, start
