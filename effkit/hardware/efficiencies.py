@@ -23,7 +23,7 @@ class Efficiencies:
     """Shares of a peak (0 to 1), seconds of overhead, and the shape of queueing. Values may be arrays in a fit."""
 
     weights: Any  # share of bandwidth: attention and feed-forward weights in decoding
-    experts: Any  # share of bandwidth: experts
+    experts: Any  # share of bandwidth: experts; above 1 where fewer are read than an even choice would touch
     cache: Any  # share of bandwidth: keys and values
     arithmetic: Any  # share of the rate in a step of decoding
     prefill: Any  # share of the rate in prefill

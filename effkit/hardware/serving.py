@@ -177,8 +177,8 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     prefill = shape.prefill_flops(max(setting.prompt, 1))
     cached = shape.read_bytes(setting.prompt + setting.new_tokens / 2, setting.element)
     started = [kernels(group, shape.family) for group in shape.groups]
-    layer_reduces = (3 if shape.family in WIDE_NORMS else 2) * shape.layers if share > 1 else 0
-    moved = 2 * shape.layers * shape.hidden * 2 * 2 * (share - 1) / share / link if share > 1 and link else 0.0
+    reduces, moved = _exchanged(shape, setting)
+    moved = moved / link if link else 0.0
     head = held["head"] or (shape.embedding if shape.tied else 0)
     return Demand(
         weights=read("attention", per_group) + read("mlp", share),
@@ -189,7 +189,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
         head_flops=tokens * step["head"] / whole / share,
         expert_flops=tokens * step["experts"] / rate("experts") / share,
         core_flops=tokens * step["core"] / whole / (groups * min(per_group, shape.heads)),
-        reduces=layer_reduces,
+        reduces=reduces,
         reduce_bytes=moved * tokens,
         doublings=math.log2(share),
         hops=stages - 1,
@@ -206,9 +206,31 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     )
 
 
+def _exchanged(shape: Architecture, setting: Setting) -> tuple[int, float]:
+    """Collectives of one step, and the bytes that a device sends for each token in flight.
+
+    An all-reduce after attention and one after the feed-forward layer, each sending 2 (n-1)/n of the hidden state in 16 bits (ring).
+    Where attention is split by sequences and experts lie whole on devices, tokens travel to their experts in 8 bits and back in
+    16 instead (all-to-all: DeepSeek-V3, arXiv 2412.19437).
+    """
+    share = setting.tensor_parallel
+    if share == 1:
+        return 0, 0.0
+    others = (share - 1) / share
+    count = (3 if shape.family in WIDE_NORMS else 2) * shape.layers
+    if setting.expert_parallel and setting.attention_data_parallel > 1 and shape.moe:
+        dense = shape.layers - shape.sparse_layers
+        away = shape.sparse_layers * shape.active_experts * (1 + 2) / setting.attention_data_parallel
+        return count, shape.hidden * others * (away + dense * 2 * 2 * 2)
+    return count, shape.hidden * others * shape.layers * 2 * 2 * 2
+
+
 def memory_needed(shape: Architecture, setting: Setting) -> float:
     """Bytes on each device: its share of the weights and of the cache at full length. Activations and the runtime come on top."""
-    weights = shape.weight_bytes(setting.format) / setting.devices
+    per_group, stages = setting.tensor_parallel // setting.attention_data_parallel, setting.pipeline_parallel
+    attention = shape.parameters()["attention"] * shape.bits("attention", setting.format) / 8
+    others = shape.weight_bytes(setting.format) - attention
+    weights = attention / per_group / stages + others / setting.tensor_parallel / stages
     sequences = setting.batch / setting.attention_data_parallel
-    split = min(setting.tensor_parallel // setting.attention_data_parallel, shape.kv_heads) * setting.pipeline_parallel
+    split = min(per_group, shape.kv_heads) * stages
     return weights + sequences * shape.kv_bytes(setting.prompt + setting.new_tokens, setting.element) / split

@@ -188,7 +188,10 @@ def main() -> None:
     if args.write:
         moe = np.array([row.shape.moe for row in rows])
         base = {"dense": scale(by_group[~moe]), "moe": scale(by_group[moe]), "first_token": scale(by_group_first)}
-        more = {name: math.sqrt(max(scale(r) ** 2 - scale(by_group) ** 2, 0.03**2)) for name, r in (("new_model", by_model), ("new_device", by_device))}
+        more = {
+            name: math.sqrt(max(scale(r) ** 2 - scale(by_group) ** 2, 0.03**2))
+            for name, r in (("new_model", by_model), ("new_device", by_device))
+        }
         seen = [row for row, used in zip(rows, part, strict=True) if used]
         write(told, {**base, **more, **WIDER}, seen)
 
