@@ -15,7 +15,7 @@ from typing import Literal
 
 from effkit.spec.errors import choice
 
-PARTS = ("attention", "mlp", "experts", "router", "norms", "embedding", "head")
+PARTS: tuple[str, ...] = ("attention", "mlp", "experts", "router", "norms", "embedding", "head")
 
 # Bits of one weight with the scales it needs (one group of g weights shares a scale of s bits: + s/g).
 BITS = {
@@ -180,7 +180,7 @@ class Architecture:
 
     def parameters(self, active: bool = False) -> dict[str, int]:
         """Numbers by part. A tied head counts once, as embedding. active: of the experts only those a token uses."""
-        found = dict.fromkeys(PARTS, 0)
+        found: dict[str, int] = dict.fromkeys(PARTS, 0)
         found["embedding"] = self.embedding
         found["norms"] = self.final + self.head_vectors
         for group in self.groups:

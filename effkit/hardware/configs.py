@@ -126,7 +126,7 @@ def _latent(config: Mapping[str, Any]) -> tuple[Core, list[Matrix], int]:
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     rank, rope = int(config["kv_lora_rank"]), int(config["qk_rope_head_dim"])
     plain, value = int(config["qk_nope_head_dim"]), int(config["v_head_dim"])
-    q_rank, bias = config.get("q_lora_rank"), bool(config.get("attention_bias", False))
+    q_rank, bias = int(config.get("q_lora_rank") or 0), bool(config.get("attention_bias", False))
     matrices, vectors = [], rank
     if q_rank:
         matrices += [Matrix("attention", hidden, q_rank, bias=bias), Matrix("attention", q_rank, heads * (plain + rope))]

@@ -181,7 +181,7 @@ def plausible(
     assert expected.low
     assert expected.high
     if share > 1:
-        sentence = f"No: {given} is {three(share)} times what {told}. Look for speculation, a larger batch or another format."
+        sentence = f"No: {told}, and {given} is {three(share)} times that. Look for speculation, a larger batch or another format."
     elif tokens_per_s > expected.high:
         sentence = f"Hardly: {told}, and {given} would be {share:.0%} of it; serving is projected at {expected}."
     else:
