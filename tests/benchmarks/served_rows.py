@@ -1,7 +1,7 @@
 """Reads a file of measured serving latencies (the columns of aiconfigurator's silicon_sample.csv) into settings of effkit.
 
 Nothing here knows a prediction. A row is left out, and counted under its reason, where
-- `disagg`: prefill and decode ran on separate pools, whose hand-over the projection does not describe;
+- `disagg`: prefill and decode ran on separate pools; most such rows do not say how many workers there were nor their batch (0);
 - `unknown model`, `unknown device`: no config or no catalogue entry;
 - `queueing`: the time to the first token is above 1 s plus five times what the device needs, at its peak rates, to read the prompts
   of all requests in flight: such a request waited for something else than its neighbours' prompts;
