@@ -233,8 +233,9 @@ def prefill_time(asked: Demand, reached: Efficiencies) -> Any:
 def first_token(asked: Demand, reached: Efficiencies) -> Any:
     """Seconds to the first token: the steps in hand end, the prompts before it are read, then its own."""
     step = sum(step_parts(asked, reached).values())
-    own = prefill_time(asked, reached) * reached.first
-    return reached.wait + reached.steps * step + own * (1 + reached.queue * (asked.batch - 1))
+    started = reached.wait + reached.eager * (asked.kernels + asked.expert_kernels)
+    read = reached.first * (1 + reached.queue * (asked.batch - 1)) + reached.apart * (asked.groups - 1)
+    return started + reached.steps * step + prefill_time(asked, reached) * read
 
 
 def _estimate(value: float, off: float, unit: str) -> Estimate:

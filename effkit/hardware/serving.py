@@ -111,6 +111,7 @@ class Demand:
     kernels: Any  # count: outside of experts
     expert_kernels: Any  # count
     batch: Any
+    groups: Any  # count: of attention, by sequences
     accepted: Any
     prefill_flops: Any  # one prompt: all products but those of experts
     prefill_expert_flops: Any
@@ -196,6 +197,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
         kernels=sum(count for count, _ in started),
         expert_kernels=sum(count for _, count in started),
         batch=batch,
+        groups=groups,
         accepted=setting.accepted,
         prefill_flops=sum(prefill[part] / rate(part) for part in ("attention", "mlp", "router")) / share,
         prefill_expert_flops=prefill["experts"] / rate("experts") / share,

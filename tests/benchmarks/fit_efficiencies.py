@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from reporting import shared
 from scipy.optimize import least_squares
-from served_rows import HELD_OUT, Row, read_rows
+from served_rows import HELD_OUT, Row, configs_beside, read_rows
 
 from effkit.hardware.efficiencies import Efficiencies
 from effkit.hardware.projection import first_token, step_parts
@@ -38,7 +38,9 @@ PRIOR = {
     "expert_kernel": (2e-6, 0.6), "reduce": (8e-6, 0.4), "doubling": (2e-6, 0.6), "sequence": (8e-6, 0.8), "step": (3e-4, 0.7),
     "reread": (0.5, 0.4),
 }  # fmt: skip
-FIRST_PRIOR = {"wait": (0.03, 1.0), "steps": (1.0, 0.7), "first": (1.0, 0.4), "queue": (0.05, 1.0)}
+FIRST_PRIOR = {
+    "wait": (0.02, 1.0), "eager": (3e-5, 1.0), "steps": (1.0, 0.7), "first": (1.0, 0.4), "queue": (0.05, 1.0), "apart": (0.5, 1.0),
+}  # fmt: skip
 # standard deviations of the logarithms of factors
 KIND = {"weights": 0.25, "experts": 0.3, "prefill": 0.2, "prefill_experts": 0.2, "kernel": 0.2, "expert_kernel": 0.2}
 BACKEND = {
@@ -50,7 +52,7 @@ EXPECTED = {("weights", "kind", "int4"): math.log(0.77)}
 FIRST_BACKEND = dict.fromkeys(FIRST_PRIOR, 0.7)
 # Ascend: Qwen3-32B in bf16 on four 910B takes 55.1, 64.7 and 70.0 ms a token at 1, 26 and 34 requests (documentation of
 # vllm-ascend), of which the weights explain 13: about 0.6 ms a layer remain, over 11 kernels and two all-reduces.
-STACKS = {"ascend": {"kernel": 4.5e-5, "expert_kernel": 4.5e-5, "reduce": 5.0e-5, "doubling": 1.0e-5}}
+STACKS = {"ascend": {"kernel": 4.5e-5, "expert_kernel": 4.5e-5, "reduce": 5.0e-5, "doubling": 1.0e-5, "eager": 1.0e-4}}
 WIDER = {"new_stack": 0.35, "new_backend": 0.08, "new_format": 0.12}  # judged, not fitted: there is nothing to fit them to
 
 
@@ -174,7 +176,7 @@ def main() -> None:
     parser.add_argument("--cross", action="store_true")
     args = parser.parse_args()
     path = args.file or shared("validation/served_latency_h100_b200.csv", "FILE.csv")
-    rows, left_out = read_rows(path, args.configs or path.parent / "model_configs")
+    rows, left_out = read_rows(path, args.configs or configs_beside(path))
     print(f"{len(rows)} rows; left out: {dict(left_out)}")
     fit, begun = Fit(rows), time.perf_counter()
     part = np.array([not row.held_out for row in rows])
