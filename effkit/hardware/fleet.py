@@ -50,16 +50,18 @@ class Fleet(Noun):
     mean_utilisation: Estimate = Estimate.unavailable()
     price_per_day: Estimate = Estimate.unavailable("$")
     price_per_1000_queries: Estimate = Estimate.unavailable("$")
+    simulated: bool = False
     note: str = ""
 
     def __str__(self) -> str:
+        name = f"{self.device} (simulated)" if self.simulated else self.device
         if self.devices.value is None:
-            return f"{self.device}: no number of devices answers within {three(self.bound_ms)} ms: {self.note}"
+            return f"{name}: no number of devices answers within {three(self.bound_ms)} ms: {self.note}"
         spread = "" if self.devices.low == self.devices.high else f" [{self.devices.low:.0f}, {self.devices.high:.0f}]"
         cost = "" if self.price_per_day.value is None else f", ${three(self.price_per_day.value)} a day"
         busy = "" if self.mean_utilisation.value is None else f", busy {self.mean_utilisation.value:.0%} of the day"
         return (
-            f"{self.devices.value:.0f}{spread} x {self.device} answer {three(self.queries_per_day)} queries a day, "
+            f"{self.devices.value:.0f}{spread} x {name} answer {three(self.queries_per_day)} queries a day, "
             f"{self.percentile:g}% of them within {three(self.bound_ms)} ms in the busiest hour{busy}{cost}"
         )
 
@@ -104,6 +106,7 @@ def fleet(
         "peak_to_mean": peak_to_mean,
         "bound_ms": latency_ms,
         "percentile": percentile,
+        "simulated": service.simulated,
     }
     seconds = query_seconds(service.time_to_first_token, service.time_per_output_token, service.new_tokens)
     if seconds is None:

@@ -31,7 +31,8 @@ class Service(Noun):
     """How fast one replica answers queries of one kind; `service_of` makes it from a profile, a record or a projection.
 
     time_to_first_token, time_per_output_token: ms; batch: queries answered at once; devices: of the replica (tensor parallel)
-    energy_per_query: J of the devices, where it was measured
+    prefill_part: ms of a token's time in which the device reads the prompts of others (continuous batching); 0: not so, or unknown
+    energy_per_query: J of the devices, where it was measured; simulated: timed on a simulated device, which draws no power
     """
 
     device: str = "unknown device"
@@ -41,7 +42,9 @@ class Service(Noun):
     devices: int = Field(default=1, ge=1)
     time_to_first_token: Estimate
     time_per_output_token: Estimate = Estimate.unavailable("ms")
+    prefill_part: float = Field(default=0.0, ge=0)
     energy_per_query: Estimate = Estimate.unavailable("J")
+    simulated: bool = False
 
     @property
     def rate(self) -> Estimate:
@@ -78,17 +81,19 @@ class Price(Noun):
     energy_cost_per_1000: Estimate
     carbon_per_1000: Estimate
     power: str = ""
+    simulated: bool = False
 
     def __str__(self) -> str:
+        name = f"{self.device} (simulated)" if self.simulated else self.device
         if self.per_hour is None:
-            return f"{self.device}: unavailable, since no price per hour is known; give one with per_hour=..."
+            return f"{name}: unavailable, since no price per hour is known; give one with per_hour=..."
         at = f"${three(self.per_hour)} an hour ({self.source}), busy {self.utilisation:.0%} of the time"
         tokens = "".join(
             f"; ${three(e.value)} per million {name} tokens"
             for name, e in (("input", self.per_million_input), ("output", self.per_million_output))
             if e.value is not None
         )
-        return f"{self.device} at {at}: {_dollars(self.per_1000_queries)} per 1000 queries of {self.query}{tokens}"
+        return f"{name} at {at}: {_dollars(self.per_1000_queries)} per 1000 queries of {self.query}{tokens}"
 
     __repr__ = __str__
 
@@ -143,6 +148,7 @@ def price(
         energy_per_query=energy,
         energy_cost_per_1000=electricity,
         carbon_per_1000=scaled(kwh, intensity[0], "g", "modelled") if energy.value is not None else Estimate.unavailable("g"),
+        simulated=service.simulated,
         power=f"energy {told}; PUE {overhead[0]:g} ({overhead[1]}); {intensity[0]:g} g/kWh ({intensity[1]})",
     )
 
@@ -207,7 +213,11 @@ def service_of(what: Any, device: str | None = None, devices: int | None = None)
     named = device or getattr(what, "device", None) or "unknown device"
     count = devices or getattr(what, "devices", None) or 1
     own = getattr(what, "energy_per_query", energy)
-    return validated(Service, {**data, "device": _device_name(named), "devices": count, "energy_per_query": own}, "the service")
+    parts = getattr(what, "parts", None) or {}  # of a projection, in ms of the time per output token: "prefill of others"
+    others = sum(value for name, value in parts.items() if name.startswith("prefill"))
+    data |= {"device": _device_name(named), "devices": count, "energy_per_query": own, "prefill_part": others}
+    data["simulated"] = bool(getattr(what, "simulated", False))
+    return validated(Service, data, "the service")
 
 
 def _device_name(given: Any) -> str:
@@ -235,7 +245,7 @@ def _energy(service: Service, watts: float | None) -> tuple[Estimate, str]:
     """J a query of the devices of a replica, and how it was had."""
     if watts is None and service.energy_per_query.value is not None:
         return service.energy_per_query, f"by {service.energy_per_query.how}"
-    known = _known(service.device)
+    known = None if service.simulated else _known(service.device)
     limit = watts if watts is not None else known.watts if known else None
     if limit is None or service.rate.value is None:
         return Estimate.unavailable("J"), "unavailable: neither measured nor a power limit known"
@@ -245,13 +255,21 @@ def _energy(service: Service, watts: float | None) -> tuple[Estimate, str]:
 
 
 def _per_million(service: Service, whole: Estimate) -> tuple[Estimate, Estimate]:
-    """$ per million tokens of the prompt and of the output: the price of a query split by the time that each of them takes."""
+    """$ per million tokens of the prompt and of the output: the price of a query split by the time that each of them takes.
+
+    Where prompts of others are read between the tokens of one query, as many are read as it makes others wait for its own: that
+    part of the token's time is charged to prompts.
+    """
     seconds = query_seconds(service.time_to_first_token, service.time_per_output_token, service.new_tokens)
     if seconds is None or whole.value is None:
         return Estimate.unavailable("$"), Estimate.unavailable("$")
     total = sum(part[0] or 0.0 for part in seconds)
+    token = service.time_per_output_token.value or 0.0
+    moved = min(service.prefill_part / token, 1.0) if token and seconds[1][0] else 0.0
+    shares = [tuple(None if x is None else x + moved * (y or 0.0) for x, y in zip(*seconds, strict=True))]
+    shares.append(tuple(None if x is None else x * (1 - moved) for x in seconds[1]))
     found = []
-    for (value, low, high), count in zip(seconds, (service.prompt, service.new_tokens), strict=True):
+    for (value, low, high), count in zip(shares, (service.prompt, service.new_tokens), strict=True):
         if not count or not value or not total:
             found.append(Estimate.unavailable("$"))
             continue

@@ -98,6 +98,15 @@ def test_the_fleet_holds_its_bound_and_one_replica_less_does_not_keep_up():
     assert "answer 2000000 queries a day" in str(need)
 
 
+def test_the_wait_counts_and_so_does_the_busiest_moment():
+    single = service(batch=1)  # a place a replica: 4.6 busy at the peak, so that five would nearly always keep queries waiting
+    need = ek.fleet(single, 1e5, latency_ms=2100, spread=0.0, seeds=4)
+    assert need.replicas.value > 5
+    assert need.latency.value <= 2100
+    patient = ek.fleet(single, 1e5, latency_ms=1e8, spread=0.0, seeds=4)
+    assert patient.replicas.value == 5  # four would fall behind for as long as the peak lasts, whatever the bound
+
+
 def test_orderings_that_must_hold():
     def devices(queries=5e5, **changes) -> float:
         return ek.fleet(service(), queries, **{"latency_ms": 4500, "seeds": 3, **changes}).devices.value

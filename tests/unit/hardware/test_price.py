@@ -47,6 +47,16 @@ def test_input_and_output_tokens_make_up_the_price_of_a_query_in_proportion_to_t
     assert 1000 * classifier.per_million_input.value / 1e6 == pytest.approx(classifier.per_1000_queries.value / 1000)
 
 
+def test_prompts_read_between_the_tokens_of_others_are_charged_to_input():
+    alone, served = (ek.price(service(prefill_part=part), per_hour=7.2) for part in (0.0, 5.0))
+    assert served.per_1000_queries == alone.per_1000_queries
+    assert (1000 * served.per_million_input.value + 101 * served.per_million_output.value) / 1e6 == pytest.approx(
+        served.per_1000_queries.value / 1000
+    )
+    assert served.per_million_output.value == pytest.approx(alone.per_million_output.value * 10 / 15)
+    assert served.per_million_input.value == pytest.approx(alone.per_million_input.value * (500 + 100 * 5) / 500)
+
+
 def test_the_card_of_costs_uses_the_same_price_and_formula():
     paid = ek.price(service(device="cpu (a processor)"))
     assert (paid.per_hour, paid.source) == (PRICE_PER_HOUR, PRICE_SOURCE) == (default_price().value, str(default_price()))
@@ -125,6 +135,15 @@ def test_profiles_and_records_are_services_and_other_things_are_not():
     assert (made.device, made.prompt, made.batch, made.devices) == ("cpu (x)", 8, 2, 1)
     with pytest.raises(BadInput, match="what is a str"):
         ek.price("h100")
+
+
+def test_what_was_timed_on_a_simulated_device_says_so_and_draws_no_power():
+    paid = ek.price(service(simulated=True), per_hour=7.2)
+    assert paid.simulated
+    assert "h100-sxm (simulated)" in str(paid)
+    assert (paid.energy_per_query.how, paid.carbon_per_1000.value) == ("unavailable", None)
+    assert ek.price(service(), per_hour=7.2).energy_per_query.value is not None
+    assert "h100-sxm (simulated)" in str(ek.fleet(service(simulated=True), 1e4, latency_ms=9000, seeds=2))
 
 
 def test_every_price_has_a_source_and_a_device():
