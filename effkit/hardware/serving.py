@@ -119,6 +119,7 @@ class Demand:
     prefill_weights: Any  # reading the weights once
     prefill_reduce: Any
     interrupting: Any  # prompts read by others during one step, on average
+    rereads: Any  # of the weights for them: once a step at most
 
     @classmethod
     def stacked(cls, rows: list[Demand]) -> Demand:
@@ -205,6 +206,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
         prefill_weights=(shape.touched(setting.prompt) * read("experts", share) + read("attention", share) + read("mlp", share)),
         prefill_reduce=moved * setting.prompt,
         interrupting=(batch - 1) / setting.new_tokens,
+        rereads=min(1.0, (batch - 1) / setting.new_tokens),
     )
 
 

@@ -46,12 +46,9 @@ KIND = {"weights": 0.25, "experts": 0.3, "prefill": 0.2, "prefill_experts": 0.2,
 BACKEND = {
     "prefill": 0.2, "cache": 0.2, "kernel": 0.3, "expert_kernel": 0.3, "reduce": 0.3, "sequence": 0.6, "step": 0.3, "experts": 0.2,
 }  # fmt: skip
-# 4-bit integers are unpacked before they are multiplied; gpt-fast's README shows 0.4 to 0.5 of an A100's bandwidth for dense ones,
-# of which this file of measurements has none. So the factor is expected where that of fp4 lies, not at 1.
-EXPECTED = {("weights", "kind", "int4"): math.log(0.77)}
 FIRST_BACKEND = dict.fromkeys(FIRST_PRIOR, 0.7)
-# Ascend: Qwen3-32B in bf16 on four 910B takes 55.1, 64.7 and 70.0 ms a token at 1, 26 and 34 requests (documentation of
-# vllm-ascend), of which the weights explain 13: about 0.6 ms a layer remain, over 11 kernels and two all-reduces.
+# Ascend: Qwen3-32B in bf16 on four 910B takes 53 to 56 ms a token at batch 1 (docs of vllm-ascend), of which reading the weights
+# explains 13: about 0.6 ms a layer remain, over 11 kernels and two all-reduces.
 STACKS = {"ascend": {"kernel": 4.5e-5, "expert_kernel": 4.5e-5, "reduce": 5.0e-5, "doubling": 1.0e-5, "eager": 1.0e-4}}
 WIDER = {"new_stack": 0.35, "new_backend": 0.08, "new_format": 0.12}  # judged, not fitted: there is nothing to fit them to
 
@@ -93,7 +90,6 @@ class Fit:
         names = self.names(prior, kind, backend)
         sizes = [{"base": lambda n: prior[n][1], "kind": kind.get, "backend": backend.get}[table](name) for name, table, _ in names]
         tight = 1 / np.array(sizes, dtype=float)
-        expected = np.array([EXPECTED.get(name, 0.0) for name in names])
         asked = Demand(**{name: value[use] for name, value in vars(self.asked).items()})
         masks = {"kind": self.kinds[use], "backend": self.backends[use]}
         fixed = {name: (value[use] if isinstance(value, np.ndarray) else value) for name, value in given.items()}
@@ -111,9 +107,9 @@ class Fit:
 
         def loss(vector: np.ndarray) -> np.ndarray:
             off = np.log(times(vector) / goal[use])
-            return np.concatenate([self.weight[use] * np.arctan(off / bound) * bound / noise, (vector - expected) * tight])
+            return np.concatenate([self.weight[use] * np.arctan(off / bound) * bound / noise, vector * tight])
 
-        vector = least_squares(loss, expected, x_scale=1 / tight, max_nfev=40, xtol=1e-6, ftol=1e-6).x
+        vector = least_squares(loss, np.zeros(len(names)), x_scale=1 / tight, max_nfev=40, xtol=1e-6, ftol=1e-6).x
         found: dict = {"base": {}, "kind": {}, "backend": {}}
         for value, (name, table, level) in zip(vector, names, strict=True):
             if table == "base":
@@ -212,7 +208,7 @@ def write(told: dict, wide: dict[str, float], seen: Sequence[Row]) -> None:
         "# Fitted to measured times per output token and to the first token of the rows `agg` in aiconfigurator's silicon_sample.csv",
         "# (github.com/ai-dynamo/aiconfigurator, commit 095f58a, Apache-2.0), of which only the groups (model, device, runtime, format,",
         f"# devices) whose SHA-1 modulo 10 is not in {HELD_OUT} took part: {len(seen)} rows. Maximum a posteriori; priors in the script.",
-        "# stack.ascend: from the figures that vllm-ascend's documentation gives for Qwen3-32B on four 910B (about 0.6 ms a layer).",
+        "# stack.ascend: from the figures that vllm-ascend's documentation gives for Qwen3-32B on four 910B at batch 1 (about 0.6 ms a layer).",
         "# spread: standard deviations of log(predicted / measured) such that 1.96 of them hold 90% of the rows that a fit never saw:",
         "# dense, moe and first_token by group; new_model and new_device: what leaving out a whole model or device adds. The other",
         "# three are judged.",
