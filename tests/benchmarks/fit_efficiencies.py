@@ -160,8 +160,8 @@ def crossed(fit: Fit, rows: Sequence[Row], levels: Sequence[str], label: str, ea
 
 
 def scale(ratio: np.ndarray) -> float:
-    """A standard deviation of the logarithms such that 1.96 of it hold 90% of them."""
-    return float(np.quantile(np.abs(np.log(ratio)), 0.9) / 1.96)
+    """A standard deviation of the logarithms such that 1.96 of it hold 95% of them."""
+    return float(np.quantile(np.abs(np.log(ratio)), 0.95) / 1.96)
 
 
 def main() -> None:
@@ -208,8 +208,8 @@ def write(told: dict, wide: dict[str, float], seen: Sequence[Row]) -> None:
         "# Fitted to measured times per output token and to the first token of the rows `agg` in aiconfigurator's silicon_sample.csv",
         "# (github.com/ai-dynamo/aiconfigurator, commit 095f58a, Apache-2.0), of which only the groups (model, device, runtime, format,",
         f"# devices) whose SHA-1 modulo 10 is not in {HELD_OUT} took part: {len(seen)} rows. Maximum a posteriori; priors in the script.",
-        "# stack.ascend: from the figures that vllm-ascend's documentation gives for Qwen3-32B on four 910B at batch 1 (about 0.6 ms a layer).",
-        "# spread: standard deviations of log(predicted / measured) such that 1.96 of them hold 90% of the rows that a fit never saw:",
+        "# stack.ascend: from what vllm-ascend's documentation gives for Qwen3-32B on four 910B at batch 1 (about 0.6 ms a layer).",
+        "# spread: standard deviations of log(predicted / measured) such that 1.96 of them hold 95% of the rows that a fit never saw:",
         "# dense, moe and first_token by group; new_model and new_device: what leaving out a whole model or device adds. The other",
         "# three are judged.",
     ]
