@@ -104,7 +104,8 @@ def project(
     on: a device's name, as in `ek.accelerators()`; batch: sequences kept in flight (continuous batching)
     backend: the runtime that serves: "vllm", "sglang", "trtllm"; None: between them
     reached: constants measured on a device of one's own, instead of the fitted ones
-    The rest as in serving.Setting. Llama-3.1-8B in bf16 on an H100 at batch 8, 1024+512 tokens: 7.5 ms (measured: 7.4).
+    The rest as in serving.Setting. Llama-3.1-8B in bf16 on an H100 at batch 8, 1024+512 tokens: 7.9 ms, and 7.7 with
+    backend="trtllm" (measured: 7.4).
     Raises BadInput for an unknown device, format or a figure that the catalogue lacks.
     """
     shape, device = shape_of(model), accelerator(on)
