@@ -40,6 +40,8 @@ class Quantize(Noun):
     calibration:    what a method that looks at inputs reads: a file of text, "generated" (the model writes it itself), or
                     None for the offline default
     samples:        windows of calibration text that it reads, each of `window` tokens
+    rotate:         turn hidden states (where the head has a table of its own) and values by orthogonal matrices that are folded
+                    into the weights before they are rounded, so that outliers are spread; the whole model is copied for it
     learn_steps:    steps with which the method "learned" trains each layer, of two windows each
     tune:           "scales": afterwards the integers are frozen, and scales and norms are trained by KL to the base on the
                     calibration text; "weights": the integers too. Kept only where held-out text agrees
@@ -57,6 +59,7 @@ class Quantize(Noun):
     calibration: str | None = None
     samples: int = Field(default=64, ge=1)
     window: int = Field(default=256, ge=2)
+    rotate: bool = False
     learn_steps: int = Field(default=200, ge=1)
     tune: Literal["scales", "weights"] | None = None
     tune_steps: int = Field(default=100, ge=1)
@@ -106,7 +109,7 @@ class Quantize(Noun):
         name = self.method if self.method in FIXED_BITS else f"{self.method} {bits}"
         group = {None: " rows", "auto": ""}.get(self.group_size, f" g{self.group_size}")  # type: ignore[arg-type]
         tuned = {None: "", "scales": " tuned", "weights": " trained"}[self.tune]
-        return name + group + (" symmetric" if self.symmetric else "") + tuned
+        return name + group + (" symmetric" if self.symmetric else "") + (" rotated" if self.rotate else "") + tuned
 
 
 def _vocabulary(value: Any) -> Any:

@@ -85,6 +85,12 @@ def test_quantizing_gives_what_it_gives_on_the_cpu(base, tiny_llama, method, bit
     assert difference > 1e-3  # it did something
 
 
+def test_rotated_weights_are_what_they_are_on_the_cpu(base, tiny_llama):
+    here, there = (ek.quantize(model, bits=3, group_size=32, rotate=True) for model in (base, tiny_llama))
+    assert here.plans[-1].notes == there.plans[-1].notes
+    near(here, there, 1e-4)
+
+
 @pytest.mark.parametrize("method", STREAMED)
 def test_methods_that_read_text_give_what_they_give_on_the_cpu(base, tiny_llama, method):
     form = {} if method == "smooth" else {"bits": 3, "group_size": 32}
