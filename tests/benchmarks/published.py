@@ -3,7 +3,7 @@
     python tests/benchmarks/published.py [FILE.toml]
 
 The rows lie in data/published.toml with their sources. Nothing that effkit ships was fitted to them, with two exceptions, which are
-listed but not scored: use = "launch", the time that a kernel takes to start on Ascend (three rows at batch 1 of one page of
+listed but not scored: use = "launch", the time that a kernel takes to start on Ascend (the six rows at batch 1 of one page of
 vllm-ascend's docs; `ascend_other_pages` leaves out the other rows of that page too), and use = "int4", what 4-bit integer weights
 were expected to reach before the fit (the three such rows of gpt-fast).
 
