@@ -42,6 +42,7 @@ _HOME = {
     "Student": "spec.recipe",
     "accelerator": "hardware.catalogue",
     "accelerators": "hardware.catalogue",
+    "architecture": "hardware.configs",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
     "break_even_price": "hardware.price",
@@ -56,8 +57,10 @@ _HOME = {
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
+    "plausible": "hardware.projection",
     "price": "hardware.price",
     "profile": "measure.latency",
+    "project": "hardware.projection",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
@@ -90,6 +93,7 @@ __all__ = [
     "Student",
     "accelerator",
     "accelerators",
+    "architecture",
     "attach",
     "best_format",
     "break_even_price",
@@ -104,8 +108,10 @@ __all__ = [
     "load",
     "measure",
     "plan",
+    "plausible",
     "price",
     "profile",
+    "project",
     "prune",
     "quantize",
     "read_labelled",
@@ -121,9 +127,11 @@ if TYPE_CHECKING:
     from .compress.quantization.quantizing import quantize
     from .compress.quantization.sensitivity import best_format, sensitivity
     from .hardware.catalogue import accelerator, accelerators
+    from .hardware.configs import architecture
     from .hardware.device import device, devices
     from .hardware.fleet import fleet
     from .hardware.price import break_even_price, price
+    from .hardware.projection import plausible, project
     from .lab.claim import claim
     from .lab.measuring import measure
     from .lab.run import Run, attach, start
