@@ -67,6 +67,7 @@ _HOME = {
     "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
+    "sweep": "measure.sweeping",
 }
 
 __all__ = [
@@ -118,6 +119,7 @@ __all__ = [
     "sensitivity",
     "start",
     "student",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
     from .lab.store import Store
     from .measure.fidelity import evaluate
     from .measure.latency import profile
+    from .measure.sweeping import sweep
     from .measure.tokenwise import compare_tokens
     from .models.exporting import Exported, export
     from .models.labelled import read_labelled

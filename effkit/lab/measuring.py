@@ -11,8 +11,9 @@ from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, CannotWrite
+from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Work, long_work
-from effkit.spec.record import Cost, Record
+from effkit.spec.record import Cost, Profile, Record
 
 from .store import Store
 
@@ -58,7 +59,7 @@ def measure(
         plans=model.plans,
         quality=quality,
         profile=speed,
-        cost=cost_of(model, compared),
+        cost=cost_of(model, compared, speed),
         environment=environment(),
         seed=seed,
     )
@@ -71,8 +72,9 @@ def measure(
     return record
 
 
-def cost_of(model: Model, base: Model | None = None) -> Cost:
-    """Bytes of `model` as its tensors really hold them, beside what its plan foretold and what its base holds."""
+def cost_of(model: Model, base: Model | None = None, profile: Profile | None = None) -> Cost:
+    """Bytes of `model` as its tensors really hold them, beside what its plan foretold and what its base holds, and the energy of a
+    query as its profile metered it."""
     ledger = model.ledger()
     if model.plans:
         base_bytes = model.plans[0].bytes_before
@@ -84,6 +86,7 @@ def cost_of(model: Model, base: Model | None = None) -> Cost:
         base_bytes=base_bytes,
         bits_per_weight=ledger.bits_per_weight,
         ledger=ledger.by_category(),
+        energy_per_query=profile.energy.per_query if profile and profile.energy else Estimate.unavailable("J"),
     )
 
 

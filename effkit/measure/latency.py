@@ -1,8 +1,9 @@
-"""How fast a model answers: time to first token, time per output token, throughput, peak memory.
+"""How fast a model answers: time to first token, time per output token, throughput, peak memory, energy.
 
 A repeat is one prompt of random tokens, read at once (prefill), then greedy decoding with a key-value cache, one token a
 step; every step is timed by the device's own clock or after synchronising. The first token is never part of the time
-per output token, and repeats that warm the device up are thrown away. Execution is eager with a cache that grows, unless
+per output token. Repeats that warm the device up are thrown away: as many as it takes until times are stationary
+(steady.py), or as many as were asked for. Outliers are named and kept. Execution is eager with a cache that grows, unless
 it is asked for otherwise; `decoding` in the result says how it was. Compiling is done before anything is timed.
 """
 
@@ -17,18 +18,21 @@ import torch
 from torch import Tensor
 
 from effkit.hardware.clock import Clock
+from effkit.hardware.energy import EnergyMeter
 from effkit.hardware.memory import PeakMemory, guard
 from effkit.models.decoding import Decoder
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Estimate, mean_interval
 from effkit.spec.progress import Progress, Work, long_work
-from effkit.spec.record import Decoding, Profile
+from effkit.spec.record import Decoding, Outlier, Profile
 
 from .blocks import exponential
 from .checks import evaluating, whole
+from .steady import outliers, warm_up
 
 SHARES = (0.5, 0.9, 0.99)
+WARM_UP_LEAST, WARM_UP_MOST = 1, 10  # repeats that are discarded where the warm-up is found
 
 
 @long_work
@@ -40,9 +44,10 @@ def profile(
     new_tokens: int = 32,
     batch: int = 1,
     repeats: int = 5,
-    warmup: int = 2,
+    warmup: int | None = None,
     compiled: bool = False,
     kv_bits: int | None = None,
+    isolated: bool = False,
 ) -> Work[Profile]:
     """Measure the speed of `model` where it is. Times are in ms, throughput in tokens a second over the whole batch.
 
@@ -51,18 +56,91 @@ def profile(
     new_tokens: tokens that come out; of 1, only the first is there, so that figures of output tokens are unavailable
     batch:      prompts at once
     repeats:    how often, each time with another prompt; intervals are over repeats, percentiles over all steps
-    warmup:     repeats that are run first and discarded
+    warmup:     repeats that are run first and discarded; None: 1 to 10, until times are stationary
     compiled:   decode with a cache of fixed size and torch.compile, which takes seconds to minutes before the first token
     kv_bits:    8 or 4: keep keys and values rounded to so many bits
+    isolated:   in a process of its own, on a copy of the model: nothing that this process holds or does is measured
 
     A sequence classifier is timed on one forward pass (`new_tokens` 0 in the result). Raises BadInput, OutOfMemory.
     """
+    compared = [] if base is None or base is model else [base]
+    _check(model, compared, prompt, new_tokens, batch, repeats, warmup, compiled, kv_bits)
+    if isolated:
+        from .isolated import profile_isolated
+
+        given = {"prompt": prompt, "new_tokens": new_tokens, "batch": batch, "repeats": repeats, "warmup": warmup}
+        return (yield from profile_isolated(model, compared, **given, compiled=compiled, kv_bits=kv_bits))
+    decodes = model.task == "causal-lm"
+    steps = new_tokens if decodes else 1
+    count = _Count(steps * (1 + len(compared)), (WARM_UP_LEAST if warmup is None else warmup) + repeats)
+    with evaluating(model.module, *(b.module for b in compared)):
+        work, *others = all_ = [_Timing(m, prompt, steps, batch, count, compiled, kv_bits) for m in (model, *compared)]
+        meter = EnergyMeter(model.device)
+        for repeat in range(count.repeats - repeats):
+            for each in all_:
+                yield from each.repeat(repeat, "warm-up")
+        with PeakMemory(model.device) as memory:
+            while count.repeats > len(work.first):
+                with meter.running(batch, batch * new_tokens if decodes else 0):
+                    yield from work.repeat(len(work.first), "measuring")
+                for other in others:
+                    yield from other.repeat(len(other.first), "measuring the base")
+                if warmup is None and count.repeats == len(work.first) < repeats + WARM_UP_MOST:
+                    # the last `repeats` must be of one level, so those of an earlier one are followed by as many more
+                    wanted = repeats + min(max(each.warm_up() for each in all_), WARM_UP_MOST)
+                    count.repeats = max(wanted, len(work.first))
+    discarded = len(work.first) - repeats
+    unsteady = warmup is None and max(each.warm_up() for each in all_) > discarded
+    for each in all_:
+        each.forget(discarded)
+    first, rest = work.first, work.rest
+    return Profile(
+        device=repr(model.device),
+        device_type=model.device.type,
+        simulated=model.device.simulated,
+        dtype=str(model.dtype).removeprefix("torch."),
+        prompt=prompt,
+        new_tokens=new_tokens if decodes else 0,
+        batch=batch,
+        repeats=repeats,
+        warmup=discarded,
+        warmup_how="asked for" if warmup is not None else f"not stationary after {discarded}" if unsteady else "found",
+        time_to_first_token=_mean([1000 * s for s in first], "ms"),
+        time_per_output_token=_mean([1000 * float(np.mean(s)) for s in rest if s], "ms"),
+        first_token_percentiles=_percentiles(first),
+        output_token_percentiles=_percentiles([s for steps in rest for s in steps]),
+        first_token_times=tuple(1000 * s for s in first),
+        output_token_times=tuple(1000 * float(np.mean(s)) for s in rest if s),
+        outliers=_outliers(first, rest),
+        prefill=_mean([batch * prompt / s for s in first], "tokens/s"),
+        decode=_mean(work.rates(), "tokens/s"),
+        memory=memory.noun(),
+        energy=meter.noun(),
+        timing=work.clock.how,
+        threads=torch.get_num_threads() if model.device.is_cpu else None,
+        decoding=work.how(),
+        speed_ratio=_ratio(work, others[0]) if others else Estimate.unavailable(),
+    )
+
+
+def _check(
+    model: Model,
+    compared: Sequence[Model],
+    prompt: int,
+    new_tokens: int,
+    batch: int,
+    repeats: int,
+    warmup: int | None,
+    compiled: bool,
+    kv_bits: int | None,
+) -> None:
+    """Refuse what cannot be profiled, before anything runs."""
     for name, value in (("prompt", prompt), ("new_tokens", new_tokens), ("batch", batch), ("repeats", repeats)):
         whole(name, value, 1)
-    whole("warmup", warmup, 0)
+    if warmup is not None:
+        whole("warmup", warmup, 0)
     decodes = model.task == "causal-lm"
-    steps, length = (new_tokens, prompt + new_tokens) if decodes else (1, prompt)
-    compared = [] if base is None or base is model else [base]
+    length = prompt + new_tokens if decodes else prompt
     for who, m in (("model", model), *(("base", b) for b in compared)):
         if m.task != model.task:
             raise BadInput(f"the model is a {model.task} model and the base a {m.task} model", "Both must have the same task")
@@ -74,50 +152,19 @@ def profile(
         raise BadInput(
             "compiled or kv_bits is given for a sequence classifier", "It decodes nothing, so there is nothing to compile or keep"
         )
-    count = _Count((1 + len(compared)) * (warmup + repeats) * steps)
-    with evaluating(model.module, *(b.module for b in compared)):
-        work, *others = [_Timing(m, prompt, steps, batch, count, compiled, kv_bits) for m in (model, *compared)]
-        for repeat in range(warmup):
-            for each in (work, *others):
-                yield from each.repeat(repeat, "warm-up")
-        for each in (work, *others):
-            each.forget()
-        with PeakMemory(model.device) as memory:
-            for repeat in range(warmup, warmup + repeats):
-                yield from work.repeat(repeat, "measuring")
-                for other in others:
-                    yield from other.repeat(repeat, "measuring the base")
-    first, rest = work.first, work.rest
-    return Profile(
-        device=repr(model.device),
-        device_type=model.device.type,
-        simulated=model.device.simulated,
-        dtype=str(model.dtype).removeprefix("torch."),
-        prompt=prompt,
-        new_tokens=new_tokens if decodes else 0,
-        batch=batch,
-        repeats=repeats,
-        warmup=warmup,
-        time_to_first_token=_mean([1000 * s for s in first], "ms"),
-        time_per_output_token=_mean([1000 * float(np.mean(s)) for s in rest if s], "ms"),
-        first_token_percentiles=_percentiles(first),
-        output_token_percentiles=_percentiles([s for steps in rest for s in steps]),
-        prefill=_mean([batch * prompt / s for s in first], "tokens/s"),
-        decode=_mean(work.rates(), "tokens/s"),
-        memory=memory.noun(),
-        timing=work.clock.how,
-        threads=torch.get_num_threads() if model.device.is_cpu else None,
-        decoding=work.how(),
-        speed_ratio=_ratio(work, others[0]) if others else Estimate.unavailable(),
-    )
 
 
 @dataclass
 class _Count:
-    """Forward passes done, of all that take turns."""
+    """Forward passes done, of all that take turns: `steps` a repeat, `repeats` of them as far as is known now."""
 
-    total: int
+    steps: int
+    repeats: int
     done: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.steps * self.repeats
 
 
 @dataclass
@@ -144,13 +191,18 @@ class _Timing:
             with guard(self.model.device, f"profiling with batch {self.batch}"):
                 self.decoder = Decoder(self.model, length=length, batch=self.batch, compiled=self.compiled, kv_bits=self.kv_bits)
 
-    def forget(self) -> None:
-        self.first.clear()
-        self.rest.clear()
+    def warm_up(self) -> int:
+        """Repeats before both phases were stationary."""
+        return max(warm_up(self.first, WARM_UP_LEAST), warm_up([sum(s) for s in self.rest], WARM_UP_LEAST))
+
+    def forget(self, count: int) -> None:
+        """Drop the first repeats, those of the warm-up."""
+        del self.first[:count], self.rest[:count]
 
     def repeat(self, number: int, what: str) -> Iterator[Progress]:
         """One prompt, `steps` tokens."""
-        ids = random_prompt(self.vocabulary, self.batch, self.prompt, seed=number).to(self.model.device.torch)
+        with guard(self.model.device, f"profiling with batch {self.batch}"):
+            ids = random_prompt(self.vocabulary, self.batch, self.prompt, seed=number).to(self.model.device.torch)
         spent: list[float] = []
         for step in range(self.steps):
             metrics, details = self._metrics(spent), {"repeat": number, "token": step}
@@ -210,6 +262,17 @@ def random_prompt(vocabulary: Tensor, batch: int, length: int, seed: int) -> Ten
     """Token ids [batch, length], the same for the same seed; torch's own random state is not touched."""
     make = torch.Generator().manual_seed(seed)
     return vocabulary[torch.randint(len(vocabulary), (batch, length), generator=make)]
+
+
+def _outliers(first: Sequence[float], rest: Sequence[Sequence[float]]) -> tuple[Outlier, ...]:
+    """First tokens and output tokens that stand out, each among its like."""
+    steps = [(repeat, token + 1, s) for repeat, each in enumerate(rest) for token, s in enumerate(each)]
+    found = []
+    for like in ([(repeat, 0, s) for repeat, s in enumerate(first)], steps):
+        times = [s for _, _, s in like]
+        typical = 1000 * float(np.median(times)) if times else 0.0
+        found += [Outlier(repeat=like[i][0], token=like[i][1], ms=1000 * like[i][2], typical_ms=typical) for i in outliers(times)]
+    return tuple(found)
 
 
 def _mean(values: Sequence[float], unit: str) -> Estimate:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from .energy import Energy
 from .intervals import Estimate, Noun, three
 from .plan import Plan
 from .recipe import Recipe, from_json, upgrade
+
+if TYPE_CHECKING:
+    from .serving import Goodput
 
 VERSION = 1
 
@@ -119,13 +123,27 @@ class Decoding(Noun):
     note: str = ""
 
 
+class Outlier(Noun):
+    """A step that took much longer or shorter than its like. It is named, and stays in every figure.
+
+    repeat: counted from 0, without the discarded ones; token: 0 for the first token; typical_ms: the median of its like
+    """
+
+    repeat: int
+    token: int
+    ms: float
+    typical_ms: float
+
+
 class Profile(Noun):
-    """How fast it runs, on which device. Percentiles are keyed "p50", "p90", "p99".
+    """How fast it runs, on which device. Percentiles are keyed "p50", "p90", "p99"; those of output tokens are inter-token.
 
     time_to_first_token: ms, prompt in to first token out
     time_per_output_token: ms, over the tokens after the first
     prefill, decode: tokens per second over the whole batch
-    warmup: repeats that were run first and discarded
+    warmup: repeats that were run first and discarded; warmup_how: how many that should be was asked for or found
+    first_token_times, output_token_times: ms, one value a repeat (of the output tokens: their mean); batch requests share each
+    energy: over the measured repeats; isolated: measured in a process of its own
     speed_ratio: decode throughput over the base's, both run in turns (a classifier: answers a second); unavailable without a base
     """
 
@@ -149,6 +167,18 @@ class Profile(Noun):
     threads: int | None = None
     decoding: Decoding | None = None
     speed_ratio: Estimate = Estimate.unavailable()
+    warmup_how: str = "asked for"
+    first_token_times: tuple[float, ...] = ()
+    output_token_times: tuple[float, ...] = ()
+    outliers: tuple[Outlier, ...] = ()
+    energy: Energy | None = None
+    isolated: bool = False
+
+    def goodput(self, first_token_ms: float | None = None, output_token_ms: float | None = None) -> Goodput:
+        """Share and rate of the requests that met a bound on the time to first token, per output token, or both."""
+        from .serving import goodput
+
+        return goodput(self, first_token_ms, output_token_ms)
 
     @property
     def slower(self) -> str | None:

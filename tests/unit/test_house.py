@@ -23,7 +23,7 @@ SURFACE = [
     "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Run", "Store", "Student", "accelerator",
     "accelerators", "architecture", "attach", "best_format", "break_even_price", "claim", "compare_tokens", "device", "devices",
     "distill", "evaluate", "export", "fleet", "load", "measure", "plan", "plausible", "price", "profile", "project", "prune",
-    "quantize", "read_labelled", "sensitivity", "start", "student",
+    "quantize", "read_labelled", "sensitivity", "start", "student", "sweep",
 ]  # fmt: skip
 
 
