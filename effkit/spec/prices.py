@@ -38,7 +38,7 @@ def default_price(device: str | None = None) -> Figure | None:
 
 
 def default_power(name: str) -> Figure:
-    """ "pue" (power drawn by the building over that of its machines) or "carbon" (grams of CO2 a kWh)."""
+    """A figure of power: "pue" (power drawn by the building over that of its machines) or "carbon" (grams of CO2 a kWh)."""
     return _prices()["power"][name]
 
 

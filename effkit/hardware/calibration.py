@@ -1,0 +1,98 @@
+"""How fast a device copies, multiplies and starts work: the pieces of a calibration that need only torch.
+
+Weights of a product take turns within a buffer that is larger than the caches, as the layers of a model do: one weight used
+again and again would be timed from a cache. A figure is the lower quartile over many short spans, which other work on the
+machine disturbs least.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from effkit.spec.calibration import Copy, Product
+
+from .clock import Clock
+from .device import Device
+
+SIZES = (256, 1024, 4096)  # inputs and outputs of the products of one row
+SIZES_OF_MANY = (256, 1024)  # of those of many rows, which take longer and vary less
+SETS = (16 << 20, 128 << 20)  # bytes of weights that take turns: within the last cache of most processors, and beyond it
+COPIES = (1 << 16, 1 << 20, 1 << 24, 1 << 27)
+MANY_ROWS = (8, 64)
+SPAN_SECONDS = 0.002  # one span: the clock's own time does not matter in it
+CASE_SECONDS = 0.04
+QUIET = 0.25  # the quantile over spans that counts as undisturbed
+
+
+def seconds_each(clock: Clock, calls: Sequence[Callable[[], object]], budget: float = CASE_SECONDS) -> float:
+    """Seconds of one call, the calls taking turns; at least five spans, whatever the budget."""
+    turn = itertools.cycle(calls)
+    with clock.measure() as span:
+        next(turn)()
+    with clock.measure() as span:
+        next(turn)()
+    count = max(1, min(int(SPAN_SECONDS / max(span.seconds, 1e-7)), 10_000))
+    spans: list[float] = []
+    while len(spans) < 5 or sum(spans) < budget:
+        with clock.measure() as span:
+            for _ in range(count):
+                next(turn)()
+        spans.append(span.seconds)
+    return float(np.quantile(spans, QUIET)) / count
+
+
+def copies(on: Device) -> list[Copy]:
+    """Copy rates by size, the largest beyond any cache."""
+    clock, found = Clock(on), []
+    sizes = COPIES if on.is_cpu else (*COPIES, 1 << 30)
+    for size in sizes:
+        source = torch.ones(size, dtype=torch.uint8, device=on.torch)
+        target = torch.empty_like(source)
+        seconds = seconds_each(clock, [lambda a=target, b=source: a.copy_(b)])
+        found.append(Copy(bytes=size, rate=2 * size / seconds))
+    return found
+
+
+def launch_seconds(on: Device) -> float:
+    """One small kernel, asked for and done: the least that any operation costs in eager execution."""
+    x = torch.zeros(8, device=on.torch)
+    return seconds_each(Clock(on), [lambda: x.add_(1)])
+
+
+def cases() -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """(rows, working set, sizes of inputs and outputs) of the products that are timed for each format."""
+    yield from ((1, working_set, SIZES) for working_set in SETS)
+    yield from ((rows, SETS[-1], SIZES_OF_MANY) for rows in MANY_ROWS)
+
+
+def dense_products(on: Device, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int]) -> list[Product]:
+    """Products of every shape, as torch's own linear layer runs them."""
+    clock, found = Clock(on), []
+    element = torch.empty(0, dtype=dtype).element_size()
+    most = max(working_set, 2 * max(sizes) ** 2 * element)
+    buffer = torch.empty(most // element, dtype=dtype, device=on.torch)
+    buffer.copy_(torch.randn(1 << 16, device=on.torch).to(dtype).repeat(len(buffer) // (1 << 16) + 1)[: len(buffer)].mul_(0.02))
+    for inputs, outputs in itertools.product(sizes, sizes):
+        x = torch.randn(1, rows, inputs, device=on.torch).to(dtype)
+        count = max(2, working_set // (inputs * outputs * element))
+        layers = [_linear(buffer, i * inputs * outputs, inputs, outputs) for i in range(count)]
+        with torch.inference_mode():
+            seconds = seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers])
+        found.append(
+            Product(
+                format=str(dtype).removeprefix("torch."), engine="dense", rows=rows, inputs=inputs, outputs=outputs,
+                bytes=inputs * outputs * element, working_set=working_set, seconds=seconds,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _linear(buffer: torch.Tensor, start: int, inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False, device="meta")
+    layer.weight = nn.Parameter(buffer[start : start + inputs * outputs].view(outputs, inputs), requires_grad=False)
+    return layer

@@ -1,0 +1,201 @@
+"""`calibrate`: what the attached device does in half a minute, and with it what a model should take here.
+
+The pieces that need only torch come from hardware/calibration.py; compressed products run on the engines that models run
+on, and the cost of a layer around its products is that of a real one: random Llamas of two depths decode, and what the
+deeper one takes longer is its layers (so Python, the norms, rotary embeddings and the cache are in it as they are).
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from effkit.hardware import calibration as pieces
+from effkit.hardware.clock import Clock
+from effkit.hardware.device import Device
+from effkit.hardware.device import device as find_device
+from effkit.hardware.environment import versions
+from effkit.hardware.memory import guard
+from effkit.models.decoding import Decoder
+from effkit.models.model import Model, compute_dtype, wrap
+from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.spec.calibration import Calibration, Linear, Product
+from effkit.spec.errors import choice
+from effkit.spec.progress import Progress, Work, long_work
+
+BITS = {"int8": 8, "int4": 4}
+GROUP = 64
+MOST_WEIGHTS = 256  # of one shape that take turns: making packed ones takes time
+WIDTH, DEPTHS, CONTEXTS, STEPS = 256, (2, 8), (32, 1024), 12
+
+
+@long_work
+def calibrate(
+    device: str | torch.device | Device = "auto", *, formats: Sequence[str] | None = None, dtype: str | None = None
+) -> Work[Calibration]:
+    """Measure the device for up to about 30 seconds: copy rate, products per format over shapes, launches, layers, cached tokens.
+
+    formats: of weights: "float32", "bfloat16", "float16", "int8", "int4"; None: all that the device has, float16 not on a CPU
+    dtype:   what layers, and products of int8 and int4, compute in; None: float32 on a CPU, else bfloat16 where it has it
+
+    A simulated device gives a calibration that says so: its figures mean nothing.
+    """
+    on = find_device(device)
+    usual = "float32" if on.is_cpu else "bfloat16" if "bfloat16" in on.dtypes else on.dtypes[0]
+    kind = compute_dtype(dtype or usual, on)
+    own = [d for d in on.dtypes if not (on.is_cpu and d == "float16")]
+    wanted = [*own, *BITS] if formats is None else list(formats)
+    for name in wanted:
+        if name not in (*on.dtypes, *BITS):
+            raise choice("format", name, [*on.dtypes, *BITS])
+    plain = str(kind).removeprefix("torch.")
+    if plain not in wanted:
+        wanted.insert(0, plain)  # layers are measured beside products of what they compute in
+    begun, total, products = time.perf_counter(), len(wanted) + 2, []
+    yield Progress("calibrate", 0, total, "parts", "copies and launches")
+    with guard(on, "calibrating"):
+        copied, launch = pieces.copies(on), pieces.launch_seconds(on)
+    for done, name in enumerate(wanted):
+        for rows, working_set, sizes in pieces.cases():
+            yield Progress("calibrate", 1 + done, total, "parts", f"{name}: {rows} {'row' if rows == 1 else 'rows'}")
+            with guard(on, "calibrating"):
+                if name in BITS:
+                    products += _packed_products(on, name, kind, rows, working_set, sizes)
+                else:
+                    products += pieces.dense_products(on, getattr(torch, name), rows, working_set, sizes)
+    yield Progress("calibrate", total - 1, total, "parts", "layers")
+    with guard(on, "calibrating"):
+        steps = yield from _layers(on, kind, total)
+    few, many, long = steps
+    made = Calibration(
+        device=repr(on),
+        device_type=on.type,
+        simulated=on.simulated,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        versions=versions(("torch", "torch_npu", "transformers")),
+        threads=torch.get_num_threads() if on.is_cpu else None,
+        timing=Clock(on).how,
+        dtype=plain,
+        copies=tuple(copied),
+        products=tuple(products),
+        launch_seconds=launch,
+        layer_seconds=0.0,
+        step_overhead_seconds=0.0,
+        cache_seconds_per_byte=0.0,
+        overlaps=not on.is_cpu,
+    )
+    one = made.product_seconds(plain, WIDTH, WIDTH, working_set=pieces.SETS[0])
+    slope = (many - few) / (DEPTHS[1] - DEPTHS[0])
+    element = torch.empty(0, dtype=kind).element_size()
+    further = 2 * WIDTH * element * (CONTEXTS[1] - CONTEXTS[0])
+    return made.model_copy(
+        update={
+            # where work is queued, a layer this small is all host, and its products are in it
+            "layer_seconds": max(slope - (0 if made.overlaps else 7 * one), 0.0),
+            "step_overhead_seconds": max(few - DEPTHS[0] * slope - (0 if made.overlaps else one), 0.0),
+            "cache_seconds_per_byte": max((long - many) / DEPTHS[1] / further, 0.0),
+            "seconds": time.perf_counter() - begun,
+        }
+    )
+
+
+def linears_of(model: Model) -> list[Linear]:
+    """The linear layers that a token passes through, by shape and format, for `Calibration.step_seconds`."""
+    counted: Counter[tuple[str, int, int, int]] = Counter()
+    for part in model.module.modules():
+        if isinstance(part, PackedLinear):
+            name = "int8" if part.packed.bits == 8 else "int4"
+            stored = sum(t.numel() * t.element_size() for t in part.packed.buffers())
+            counted[name, part.in_features, part.out_features, stored] += 1
+        elif isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D":
+            outputs, inputs = part.weight.shape if isinstance(part, nn.Linear) else part.weight.shape[::-1]  # type: ignore[misc, union-attr]
+            name = str(part.weight.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+            counted[name, int(inputs), int(outputs), part.weight.numel() * part.weight.element_size()] += 1  # type: ignore[union-attr, operator]
+    return [Linear(format=name, inputs=i, outputs=o, bytes=stored, count=n) for (name, i, o, stored), n in counted.items()]
+
+
+def expected_step_seconds(model: Model, calibration: Calibration, *, context: int, batch: int = 1) -> float:
+    """What one decoding step of `model` should take on the calibrated device, `context` tokens being cached."""
+    config = model.config
+    layers = int(config.num_hidden_layers)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * layers * batch * context * heads * width * torch.empty(0, dtype=model.dtype).element_size()
+    return calibration.step_seconds(linears_of(model), layers, cached, batch)
+
+
+def _packed_products(
+    on: Device, name: str, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int]
+) -> list[Product]:
+    """Products of compressed weights with random integers, on the engine that a model's layer would take."""
+    clock, bits, found = Clock(on), BITS[name], []
+    for inputs, outputs in itertools.product(sizes, sizes):
+        x = torch.randn(1, rows, inputs, device=on.torch).to(dtype)
+        first = _packed(on, bits, inputs, outputs, dtype)
+        stored = sum(t.numel() * t.element_size() for t in first.packed.buffers())
+        count = max(2, min(working_set // stored, MOST_WEIGHTS))
+        layers = [first, *(_packed(on, bits, inputs, outputs, dtype) for _ in range(count - 1))]
+        with torch.inference_mode():
+            for layer in layers:
+                layer.prepare(dtype)
+            seconds = pieces.seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers])
+        chosen = first.choice(dtype)
+        usable = chosen.engine is not None and rows <= chosen.engine.most_rows
+        found.append(
+            Product(
+                format=name, engine=chosen.name if usable else "dequantize", rows=rows, inputs=inputs, outputs=outputs,
+                bytes=stored, working_set=working_set, seconds=seconds,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype) -> PackedLinear:
+    packed = PackedWeight(outputs, inputs, bits, GROUP, True, dtype, device=on.torch)
+    packed.integers.random_(0, 256)
+    packed.scales.fill_(0.01)
+    return PackedLinear(packed)
+
+
+def _layers(on: Device, dtype: torch.dtype, total: int) -> Work[tuple[float, float, float]]:
+    """Seconds of a decoding step: of a shallow model, of a deep one, and of the deep one after a long prompt."""
+    models = [_small_llama(on, dtype, depth) for depth in DEPTHS]
+    cases = [(models[0], CONTEXTS[0]), (models[1], CONTEXTS[0]), (models[1], CONTEXTS[1])]
+    spans: list[list[float]] = [[] for _ in cases]
+    clock = Clock(on)
+    for repeat in range(4):
+        for (model, context), times in zip(cases, spans, strict=True):
+            yield Progress("calibrate", total - 1, total, "parts", f"layers: {len(times)} steps")
+            decoder = Decoder(model, length=context + STEPS)
+            ids = torch.ones(1, context, dtype=torch.long, device=on.torch)
+            with torch.inference_mode():
+                ids = decoder.read(ids).argmax(-1, keepdim=True)
+                for _ in range(STEPS):
+                    with clock.measure() as span:
+                        ids = decoder.step(ids).argmax(-1, keepdim=True)
+                    if repeat:
+                        times.append(span.seconds)
+    few, many, long = (float(np.quantile(times, pieces.QUIET)) for times in spans)
+    return few, many, long
+
+
+def _small_llama(on: Device, dtype: torch.dtype, depth: int) -> Model:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=WIDTH, hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=depth, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=False,
+    )  # fmt: skip
+    state = torch.get_rng_state()  # random weights are drawn, and the caller's random state is not ours
+    module: Any = LlamaForCausalLM(config)
+    module = module.to(device=on.torch, dtype=dtype)
+    torch.set_rng_state(state)
+    return wrap(module, None, f"calibration-{depth}", hash="random")

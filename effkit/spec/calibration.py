@@ -1,0 +1,169 @@
+"""What the attached device was seen to do in half a minute: copies, products of every format, launches, layers.
+
+A `Calibration` turns sizes into seconds: `product_seconds` for one matrix, `step_seconds` for a decoding step of a model. A
+product of a few rows takes as long as its weights take to arrive, and small weights in a cache arrive faster than large ones
+from memory; therefore products are kept as measured, over shapes and working sets, and interpolated in logarithms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pydantic import Field
+
+from .errors import BadInput, choice
+from .intervals import Noun
+
+
+class Copy(Noun):
+    """Copying `bytes` from one place of the device's memory to another. rate: bytes read and written a second."""
+
+    bytes: int
+    rate: float
+
+
+class Product(Noun):
+    """x [rows, inputs] times a weight [outputs, inputs], as a linear layer of a model runs it.
+
+    format:      "float32", "bfloat16", "float16", "int8", "int4"; engine: "dense" or that of execution.engines
+    bytes:       of the weight as stored; working_set: bytes of all weights that took turns, so that each came from as far away
+    """
+
+    format: str
+    engine: str
+    rows: int
+    inputs: int
+    outputs: int
+    bytes: int
+    working_set: int
+    seconds: float
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.inputs * self.outputs
+
+
+class Linear(Noun):
+    """Linear layers of one shape that a model has."""
+
+    format: str
+    inputs: int
+    outputs: int
+    count: int = 1
+    bytes: int
+
+
+class Calibration(Noun):
+    """What one device did, on one day, with one set of versions. Times are what an undisturbed moment takes, not means.
+
+    launch_seconds: one small kernel, asked for and done; layer_seconds: a transformer layer in eager decoding besides its
+    products and its cached tokens; step_seconds: a decoding step besides its layers and the head; cache_seconds: for each
+    cached byte of a layer, and of that, cache_rate is the reciprocal
+    overlaps: work is queued, so that a step takes the longer of what the host and what the device need
+    """
+
+    device: str
+    device_type: str
+    simulated: bool = False
+    date: str
+    versions: dict[str, Any] = Field(default_factory=dict)
+    threads: int | None = None
+    timing: str
+    dtype: str
+    copies: tuple[Copy, ...]
+    products: tuple[Product, ...]
+    launch_seconds: float
+    layer_seconds: float
+    step_overhead_seconds: float
+    cache_seconds_per_byte: float
+    overlaps: bool = False
+    seconds: float = 0.0
+
+    @property
+    def copy_rate(self) -> float:
+        """Bytes read and written a second when nothing fits into a cache: the largest copy's rate."""
+        return max(self.copies, key=lambda copy: copy.bytes).rate
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(product.format for product in self.products))
+
+    def read_rate(self, format: str) -> float:
+        """Bytes of weights a second that products of one row reached at best from the largest working set."""
+        return max(p.bytes / p.seconds for p in self._of(format) if p.rows == 1 and p.working_set == self._largest_set(format))
+
+    def matrix_rate(self, format: str) -> float:
+        """Operations a second of the fastest product of many rows."""
+        return max(p.flops / p.seconds for p in self._of(format))
+
+    def product_seconds(self, format: str, inputs: int, outputs: int, rows: int = 1, working_set: float | None = None) -> float:
+        """Seconds of one linear layer. working_set: bytes that are read between two uses of it; None: more than any cache holds."""
+        known = self._of(format)
+        asked = math.inf if working_set is None else working_set
+
+        def at_rows(count: int) -> float:
+            group = [p for p in known if p.rows == count]
+            sets = sorted({p.working_set for p in group})
+            return along(sets, asked, lambda size: _at_shape([p for p in group if p.working_set == size], inputs, outputs), beyond=0.0)
+
+        return along(sorted({p.rows for p in known}), rows, at_rows)
+
+    def step_seconds(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> float:
+        """Seconds of one decoding step.
+
+        linears: all that a token passes through, the head too; cache_bytes: keys and values of the whole batch, all layers
+        """
+        linears = list(linears)
+        working_set = sum(each.bytes * each.count for each in linears)
+        products = sum(each.count * self.product_seconds(each.format, each.inputs, each.outputs, batch, working_set) for each in linears)
+        cached, around = cache_bytes * self.cache_seconds_per_byte, layers * self.layer_seconds + self.step_overhead_seconds
+        return max(products + cached, around) if self.overlaps else products + cached + around
+
+    def _of(self, format: str) -> list[Product]:
+        found = [p for p in self.products if p.format == format]
+        if not found:
+            raise choice("format", format, self.formats, "Calibrate with this format, or take one of these")
+        return found
+
+    def _largest_set(self, format: str) -> int:
+        return max(p.working_set for p in self._of(format))
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        """Read what `to_json` wrote. Raises BadInput for anything else."""
+        try:
+            return cls.model_validate_json(text)
+        except ValueError as error:
+            raise BadInput("this text is no calibration", "Allowed: what Calibration.to_json wrote", str(error).splitlines()[0]) from error
+
+    def __repr__(self) -> str:
+        simulated = ", simulated" if self.simulated else ""
+        rates = ", ".join(f"{f} {self.matrix_rate(f) / 1e9:.3g} GFLOP/s" for f in self.formats)
+        return f"Calibration({self.device}{simulated}, {self.date}: copy {self.copy_rate / 1e9:.3g} GB/s, {rates})"
+
+    __str__ = __repr__
+
+
+def _at_shape(products: list[Product], inputs: int, outputs: int) -> float:
+    """Seconds for a shape, from products measured on a grid of inputs and outputs."""
+    times = {(p.inputs, p.outputs): p.seconds for p in products}
+    widths, heights = sorted({i for i, _ in times}), sorted({o for _, o in times})
+    return along(widths, inputs, lambda i: along(heights, outputs, lambda o: times[i, o]))
+
+
+def along(points: list[int], at: float, value: Callable[[int], float], beyond: float = 1.0) -> float:
+    """`value` at `at`, interpolated in logarithms between measured points; below the first point as there, above the last one
+    growing with the power `beyond`."""
+    if at <= points[0]:
+        return value(points[0])
+    if at >= points[-1]:
+        return value(points[-1]) * ((at / points[-1]) ** beyond if beyond else 1.0)
+    low, high = next((a, b) for a, b in itertools.pairwise(points) if a <= at <= b)
+    share = math.log(at / low) / math.log(high / low)
+    return math.exp((1 - share) * math.log(value(low)) + share * math.log(value(high)))
