@@ -14,10 +14,22 @@ _HOME = {
     "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
     "RunMonitor": "run_monitor",
+    "StackCompare": "stack_compare",
     "TokenLens": "token_lens",
 }
 
-__all__ = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "RunMonitor", "TokenLens"]
+__all__ = [
+    "ByteLedger",
+    "CostCard",
+    "DistillLab",
+    "FrontierBoard",
+    "LayerMap",
+    "MethodTable",
+    "QuantizeLab",
+    "RunMonitor",
+    "StackCompare",
+    "TokenLens",
+]
 
 if TYPE_CHECKING:
     from .byte_ledger import ByteLedger
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
     from .method_table import MethodTable
     from .quantize_lab import QuantizeLab
     from .run_monitor import RunMonitor
+    from .stack_compare import StackCompare
     from .token_lens import TokenLens
 
 
