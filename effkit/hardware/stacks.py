@@ -150,7 +150,15 @@ def _side(
     why: list[str] = []
     projected = paid = None
     try:
-        projected = project(shape, on=device, format=form, tensor_parallel=count, **query)
+        projected = project(
+            shape,
+            on=device,
+            prompt=one.prompt,
+            new_tokens=one.new_tokens,
+            batch=one.batch,
+            format=form,
+            tensor_parallel=count,
+        )
     except BadInput as error:
         why.append(error.given)
     if projected is not None:

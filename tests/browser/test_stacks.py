@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from driving import live_cells
 
 SECONDS = 240
 LLAMA = """
@@ -13,6 +14,12 @@ llama = ek.architecture({"model_type": "llama", "hidden_size": 4096, "intermedia
     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}, name="<b>Llama</b> 8B")
 """
 STACKS = [LLAMA, "from effkit_widgets import StackCompare\ncard = StackCompare(llama, batch=16)\ncard"]
+TIMES = [
+    live_cells("LayerMap")[0],
+    "from effkit.measure.breakdown import breakdown\n"
+    "decode, prefill = breakdown(base, prompt=64), breakdown(base, phase='prefill', prompt=64)\n"
+    "card = widgets.TimeBreakdown(decode, prefill, name='stories15m')\ncard",
+]
 
 pytestmark = pytest.mark.timeout(SECONDS)
 
@@ -77,3 +84,40 @@ def test_stacks_follow_their_fields_and_look_right(open_notebook):
     card.locator("[name='right']").select_option("ascend-910b2")
     notebook.page.wait_for_timeout(600)
     looks(notebook, card, "stack-compare")
+
+
+def test_times_zoom_by_click_and_keys_and_look_right(open_notebook):
+    notebook = open_notebook("times", TIMES)
+    notebook.run_all(timeout=90)
+    card = notebook.card("TimeBreakdown")
+    bars = card.locator(".ek-module-bar")
+    names = {one["name"]: one for one in notebook.value("[{'name': p.name} for p in decode.root.walk()]")}
+    assert bars.count() > len(names) / 3
+    card.locator("[data-module='']").focus()
+    keys = notebook.page.keyboard
+    keys.press("ArrowDown")
+    keys.press("ArrowDown")
+    focused = notebook.page.evaluate("() => document.activeElement.dataset.module")
+    assert focused.startswith("model.")
+    assert card.locator(".ek-tip").is_visible()
+    card.locator("[data-module='model.layers.1']").click()
+    notebook.page.wait_for_timeout(200)
+    assert bars.first.get_attribute("data-module") == "model", "the caller stays as the way out"
+    assert card.locator("[data-module='model.layers.0']").count() == 0
+    assert "layers.1" in card.locator(".ek-picture .ek-row").inner_text()
+    notebook.screenshot("time-breakdown-zoomed", card)
+    keys.press("Escape")
+    notebook.page.wait_for_timeout(200)
+    assert card.locator("[data-module='model.layers.0']").count() == 1
+    keys.press("Escape")
+    card.locator("[name='layers']").select_option("1")
+    notebook.page.wait_for_timeout(200)
+    assert card.locator("[data-module='model.layers.*']").count() == 1
+    card.locator("[name='layers']").select_option("")
+    card.locator("[name='pass']").select_option("1")
+    assert "prefill pass" in card.locator(".ek-verdict").inner_text()
+    card.locator("[data-action='table']").click()
+    assert card.locator(".ek-twin tbody tr").count() == len(names)
+    card.locator("[data-action='table']").click()
+    notebook.page.wait_for_timeout(200)
+    looks(notebook, card, "time-breakdown")

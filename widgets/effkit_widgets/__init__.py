@@ -15,6 +15,7 @@ _HOME = {
     "QuantizeLab": "quantize_lab",
     "RunMonitor": "run_monitor",
     "StackCompare": "stack_compare",
+    "TimeBreakdown": "time_breakdown",
     "TokenLens": "token_lens",
 }
 
@@ -28,6 +29,7 @@ __all__ = [
     "QuantizeLab",
     "RunMonitor",
     "StackCompare",
+    "TimeBreakdown",
     "TokenLens",
 ]
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .quantize_lab import QuantizeLab
     from .run_monitor import RunMonitor
     from .stack_compare import StackCompare
+    from .time_breakdown import TimeBreakdown
     from .token_lens import TokenLens
 
 
