@@ -38,9 +38,11 @@ class Efficiencies:
     step: Any  # seconds a step
     reread: Any  # share of the weights' bytes that a prefill reads again, beside those of the step it joins
     wait: Any  # seconds to the first token that depend on nothing
+    eager: Any  # seconds a kernel in prefill, where no graph starts them at once
     steps: Any  # steps of decoding that a new request waits for
     first: Any  # prefills of its own kind in a time to first token
     queue: Any  # prefills waited for, for each other sequence in flight
+    apart: Any  # prefills more for each further group of attention: one prompt is read by one group alone
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ RATES = {
     "int4_g128": ("bf16", "fp16"),
 }
 KINDS = {"fp16": "bf16", "nvfp4": "fp4", "mxfp4": "fp4", "int4_g32": "int4", "int4_g128": "int4"}
+# Devices within reach of `link_bandwidth`, where that is not a server of eight, and what leaves a server for each device beyond.
+NODES = {"gb200": 72, "gb300": 72, "ascend-910c": 192, "ascend-910c-die": 384}
+BETWEEN_NODES = 50e9  # bytes/s: one port of 400 Gb/s a device
 EIGHT_BIT_CACHE = ("fp8", "fp8_block", "nvfp4", "mxfp4")
 
 
@@ -111,6 +114,7 @@ class Demand:
     kernels: Any  # count: outside of experts
     expert_kernels: Any  # count
     batch: Any
+    groups: Any  # count: of attention, by sequences
     accepted: Any
     prefill_flops: Any  # one prompt: all products but those of experts
     prefill_expert_flops: Any
@@ -118,6 +122,7 @@ class Demand:
     prefill_weights: Any  # reading the weights once
     prefill_reduce: Any
     interrupting: Any  # prompts read by others during one step, on average
+    rereads: Any  # of the weights for them: once a step at most
 
     @classmethod
     def stacked(cls, rows: list[Demand]) -> Demand:
@@ -147,6 +152,8 @@ def rate_of(device: Accelerator, format: str) -> float:
     # MXFP4 weights meet 8-bit activations where the device has 4-bit arithmetic, and are widened to 16 bits elsewhere.
     names = (("fp8", "bf16") if "fp4" in device.rates else ("bf16", "fp16")) if format == "mxfp4" else RATES[format]
     found = next((device.rates[name] for name in (*names, "bf16", "fp16") if device.rates.get(name)), None)
+    # Where only 8-bit arithmetic is announced: all devices of the catalogue that have both do 16 bits at half that rate.
+    found = found or (device.rates.get("fp8") or device.rates.get("int8") or 0) / 2 or None
     if found is None:
         raise BadInput(f"no arithmetic rate of {device.name} is known", "Allowed: a device whose rate the catalogue has", "Choose another")
     return found
@@ -159,6 +166,8 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     link = device.link_bandwidth
     if setting.devices > 1 and not link:
         raise BadInput(f"the link of {device.name} is unknown", "Allowed: tensor_parallel=1, or a device whose link the catalogue has")
+    if link and setting.devices > NODES.get(device.name, 8):
+        link = min(link, BETWEEN_NODES)
     share, groups, stages = setting.tensor_parallel, setting.attention_data_parallel, setting.pipeline_parallel
     per_group = share // groups
     batch = max(1.0, setting.batch / stages)  # a stage works on one part of the batch at a time
@@ -196,6 +205,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
         kernels=sum(count for count, _ in started),
         expert_kernels=sum(count for _, count in started),
         batch=batch,
+        groups=groups,
         accepted=setting.accepted,
         prefill_flops=sum(prefill[part] / rate(part) for part in ("attention", "mlp", "router")) / share,
         prefill_expert_flops=prefill["experts"] / rate("experts") / share,
@@ -203,6 +213,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
         prefill_weights=(shape.touched(setting.prompt) * read("experts", share) + read("attention", share) + read("mlp", share)),
         prefill_reduce=moved * setting.prompt,
         interrupting=(batch - 1) / setting.new_tokens,
+        rereads=min(1.0, (batch - 1) / setting.new_tokens),
     )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reporting import last_line, shared
-from served_rows import Row, read_rows
+from served_rows import Row, configs_beside, read_rows
 
 from effkit.hardware.projection import Projection, project
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rows", action="store_true", help="also print every row's measured and projected times")
     args = parser.parse_args()
     path = args.file or shared("validation/served_latency_h100_b200.csv", "FILE.csv")
-    rows, left_out = read_rows(path, args.configs or path.parent / "model_configs")
+    rows, left_out = read_rows(path, args.configs or configs_beside(path))
     if not rows:
         raise SystemExit(f"no row of {path.name} can be scored; left out: {dict(left_out)}")
     found = [projected(row) for row in rows]

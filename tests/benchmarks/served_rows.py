@@ -24,6 +24,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from reporting import shared
+
 from effkit.hardware.architecture import Architecture
 from effkit.hardware.catalogue import Accelerator, accelerator
 from effkit.hardware.configs import architecture
@@ -38,6 +40,7 @@ FORMATS = {
     "w4a16_mxfp4": "mxfp4", "mxfp4": "mxfp4", "w4afp8": "int4_g128",
 }  # fmt: skip
 SUFFIXES = re.compile(r"-(instruct|chat|base|hf|fp8|fp4|nvfp4|bf16|mxfp4|awq|gptq|int4|int8|w8a8|w4a16|dynamic|\d{4}|v0\.\d)$")
+SAME_SHAPE = {"llama-3.3-70b": "llama-3.1-70b", "llama-3-70b": "llama-3.1-70b", "llama-3-8b": "llama-3.1-8b"}
 HELD_OUT = (0, 1, 2)  # of ten parts, by a hash of the group
 
 
@@ -79,12 +82,18 @@ def read_rows(path: Path, configs: Path) -> tuple[list[Row], Counter[str]]:
     return rows, left_out
 
 
+def configs_beside(path: Path) -> Path:
+    """The folder of configs beside a file of rows, or the one beside the checkout."""
+    own = path.parent / "model_configs"
+    return own if own.is_dir() else shared("validation/model_configs", "--configs DIR")
+
+
 def plain(name: str) -> str:
     """A model's name without what does not change its shape: 'Meta-Llama-3.1-8B-Instruct' -> 'llama-3.1-8b'."""
     name = name.split("/")[-1].lower().removeprefix("meta-")
     while SUFFIXES.search(name):
         name = SUFFIXES.sub("", name)
-    return name
+    return SAME_SHAPE.get(name, name)
 
 
 def _row(told: dict[str, str], known: dict[str, Path], shapes: dict, left_out: Counter[str]) -> Row | None:

@@ -289,3 +289,13 @@ def test_the_price_of_a_simulated_npu_is_the_users_and_its_power_is_unknown(base
     assert paid.energy_per_query.how == "unavailable"
     assert "simulated" in str(paid)
     assert "simulated" in str(ek.fleet(speed, 1e4, latency_ms=60_000, per_hour=1.5, seeds=2))
+
+
+def test_a_projection_is_of_the_catalogues_device_and_never_of_the_simulated_one(base, tiny_llama_folder):
+    """Shape and catalogue decide it, not where the model lies; nothing is run, so nothing is called measured."""
+    here = ek.project(base, on="ascend-910b2", batch=4)
+    assert here == ek.project(tiny_llama_folder, on="ascend-910b2", batch=4)
+    assert here.time_per_output_token.how == "modelled"
+    assert "(projected)" in str(here)
+    assert "a few published rows" in here.basis
+    assert here.parts["launches"] > ek.project(base, on="h100-sxm", batch=4).parts["launches"]
