@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from effkit.hardware import calibration as pieces
 from effkit.hardware.clock import Clock
@@ -27,14 +28,15 @@ from effkit.hardware.memory import guard
 from effkit.models.decoding import Decoder
 from effkit.models.model import Model, compute_dtype, wrap
 from effkit.models.packed import PackedLinear, PackedWeight
-from effkit.spec.calibration import Calibration, Linear, Product
+from effkit.spec.calibration import Calibration, Layer, Linear, Product
 from effkit.spec.errors import choice
 from effkit.spec.progress import Progress, Work, long_work
 
 BITS = {"int8": 8, "int4": 4}
 GROUP = 64
+MLP = 3  # width of the MLP over that of the layer
 MOST_WEIGHTS = 256  # of one shape that take turns: making packed ones takes time
-WIDTH, DEPTHS, CONTEXTS, STEPS = 256, (2, 8), (32, 1024), 12
+WIDTHS, DEPTHS, CONTEXTS, STEPS, ROUNDS = (256, 1024), (2, 4), (32, 1024), 10, 4
 
 
 @long_work
@@ -73,9 +75,8 @@ def calibrate(
                     products += pieces.dense_products(on, getattr(torch, name), rows, working_set, sizes)
     yield Progress("calibrate", total - 1, total, "parts", "layers")
     with guard(on, "calibrating"):
-        steps = yield from _layers(on, kind, total)
-    few, many, long = steps
-    made = Calibration(
+        layers, overhead, cache = yield from _layers(on, kind, total)
+    return Calibration(
         device=repr(on),
         device_type=on.type,
         simulated=on.simulated,
@@ -87,23 +88,11 @@ def calibrate(
         copies=tuple(copied),
         products=tuple(products),
         launch_seconds=launch,
-        layer_seconds=0.0,
-        step_overhead_seconds=0.0,
-        cache_seconds_per_byte=0.0,
+        layers=tuple(layers),
+        step_overhead_seconds=overhead,
+        cache_seconds_per_byte=cache,
         overlaps=not on.is_cpu,
-    )
-    one = made.product_seconds(plain, WIDTH, WIDTH, working_set=pieces.SETS[0])
-    slope = (many - few) / (DEPTHS[1] - DEPTHS[0])
-    element = torch.empty(0, dtype=kind).element_size()
-    further = 2 * WIDTH * element * (CONTEXTS[1] - CONTEXTS[0])
-    return made.model_copy(
-        update={
-            # where work is queued, a layer this small is all host, and its products are in it
-            "layer_seconds": max(slope - (0 if made.overlaps else 7 * one), 0.0),
-            "step_overhead_seconds": max(few - DEPTHS[0] * slope - (0 if made.overlaps else one), 0.0),
-            "cache_seconds_per_byte": max((long - many) / DEPTHS[1] / further, 0.0),
-            "seconds": time.perf_counter() - begun,
-        }
+        seconds=time.perf_counter() - begun,
     )
 
 
@@ -132,9 +121,7 @@ def expected_step_seconds(model: Model, calibration: Calibration, *, context: in
     return calibration.step_seconds(linears_of(model), layers, cached, batch)
 
 
-def _packed_products(
-    on: Device, name: str, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int]
-) -> list[Product]:
+def _packed_products(on: Device, name: str, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int]) -> list[Product]:
     """Products of compressed weights with random integers, on the engine that a model's layer would take."""
     clock, bits, found = Clock(on), BITS[name], []
     for inputs, outputs in itertools.product(sizes, sizes):
@@ -165,34 +152,56 @@ def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype
     return PackedLinear(packed)
 
 
-def _layers(on: Device, dtype: torch.dtype, total: int) -> Work[tuple[float, float, float]]:
-    """Seconds of a decoding step: of a shallow model, of a deep one, and of the deep one after a long prompt."""
-    models = [_small_llama(on, dtype, depth) for depth in DEPTHS]
-    cases = [(models[0], CONTEXTS[0]), (models[1], CONTEXTS[0]), (models[1], CONTEXTS[1])]
-    spans: list[list[float]] = [[] for _ in cases]
-    clock = Clock(on)
-    for repeat in range(4):
-        for (model, context), times in zip(cases, spans, strict=True):
-            yield Progress("calibrate", total - 1, total, "parts", f"layers: {len(times)} steps")
-            decoder = Decoder(model, length=context + STEPS)
-            ids = torch.ones(1, context, dtype=torch.long, device=on.torch)
-            with torch.inference_mode():
-                ids = decoder.read(ids).argmax(-1, keepdim=True)
-                for _ in range(STEPS):
-                    with clock.measure() as span:
-                        ids = decoder.step(ids).argmax(-1, keepdim=True)
-                    if repeat:
-                        times.append(span.seconds)
-    few, many, long = (float(np.quantile(times, pieces.QUIET)) for times in spans)
-    return few, many, long
+def _layers(on: Device, dtype: torch.dtype, total: int) -> Work[tuple[list[Layer], float, float]]:
+    """(layers by their bytes, seconds of a step around them, seconds for each cached byte) of random Llamas."""
+    found, overheads, cache = [], [], 0.0
+    for width in WIDTHS if on.is_cpu else WIDTHS[:1]:  # where work is queued, a small layer shows all that the host does
+        models = [_small_llama(on, dtype, depth, width) for depth in DEPTHS]
+        cases = [(models[0], CONTEXTS[0]), (models[1], CONTEXTS[0]), (models[1], CONTEXTS[1])]
+        spans: list[list[float]] = [[] for _ in cases]
+        for round_ in range(ROUNDS):
+            yield Progress("calibrate", total - 1, total, "parts", f"layers of width {width}: round {round_ + 1}")
+            for (model, context), times in zip(cases, spans, strict=True):
+                steps, alone = _decoded(model, context)
+                times += [] if round_ == 0 else [step - (0.0 if not on.is_cpu else alone) for step in steps]
+        few, many, long = (float(np.quantile(times, pieces.QUIET)) for times in spans)
+        layer = max((many - few) / (DEPTHS[1] - DEPTHS[0]), 0.0)
+        element = torch.empty(0, dtype=dtype).element_size()
+        found.append(Layer(weight_bytes=(4 + 3 * MLP) * width * width * element, seconds=layer))
+        overheads.append(max(few - DEPTHS[0] * layer, 0.0))
+        cache = max((long - many) / DEPTHS[1] / (2 * width * element * (CONTEXTS[1] - CONTEXTS[0])), 0.0)
+    return found, float(np.mean(overheads)), cache
 
 
-def _small_llama(on: Device, dtype: torch.dtype, depth: int) -> Model:
+def _decoded(model: Model, context: int) -> tuple[list[float], float]:
+    """Seconds of each decoding step after `context` tokens, and of all products of a step by themselves, in the same moment."""
+    clock, on = Clock(model.device), model.device.torch
+    config, linears = model.config, [part for part in model.module.modules() if isinstance(part, nn.Linear)]
+    inputs = {n: torch.randn(1, 1, n, device=on, dtype=model.dtype) for n in {part.in_features for part in linears}}
+    decoder, ids = Decoder(model, length=context + STEPS), torch.ones(1, 1, dtype=torch.long, device=on)
+    steps, alone = [], []
+    with torch.inference_mode():
+        decoder.cache = DynamicCache(config=config)
+        shape = (1, config.num_key_value_heads, context, config.head_dim)
+        for layer in range(config.num_hidden_layers):
+            decoder.cache.update(torch.randn(shape, device=on, dtype=model.dtype), torch.randn(shape, device=on, dtype=model.dtype), layer)
+        for _ in range(STEPS):
+            with clock.measure() as span:
+                ids = decoder.step(ids).argmax(-1, keepdim=True)
+            steps.append(span.seconds)
+            with clock.measure() as span:
+                for part in linears:
+                    part(inputs[part.in_features])
+            alone.append(span.seconds)
+    return steps, float(np.quantile(alone, pieces.QUIET))
+
+
+def _small_llama(on: Device, dtype: torch.dtype, depth: int, width: int) -> Model:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=WIDTH, hidden_size=WIDTH, intermediate_size=WIDTH, num_hidden_layers=depth, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=False,
+        vocab_size=256, hidden_size=width, intermediate_size=MLP * width, num_hidden_layers=depth, num_attention_heads=width // 64,
+        num_key_value_heads=width // 64, max_position_embeddings=2048, tie_word_embeddings=False,
     )  # fmt: skip
     state = torch.get_rng_state()  # random weights are drawn, and the caller's random state is not ours
     module: Any = LlamaForCausalLM(config)

@@ -17,6 +17,8 @@ from pydantic import Field
 from .errors import BadInput, choice
 from .intervals import Noun
 
+TINY = 1e-9  # seconds: what came out as nothing or less is below what a clock can tell
+
 
 class Copy(Noun):
     """Copying `bytes` from one place of the device's memory to another. rate: bytes read and written a second."""
@@ -46,6 +48,16 @@ class Product(Noun):
         return 2 * self.rows * self.inputs * self.outputs
 
 
+class Layer(Noun):
+    """A transformer layer in eager decoding besides its products and cached tokens. weight_bytes: of its linears.
+
+    The more weights a layer reads, the more of what Python and the small kernels need has left the caches meanwhile.
+    """
+
+    weight_bytes: int
+    seconds: float
+
+
 class Linear(Noun):
     """Linear layers of one shape that a model has."""
 
@@ -59,9 +71,8 @@ class Linear(Noun):
 class Calibration(Noun):
     """What one device did, on one day, with one set of versions. Times are what an undisturbed moment takes, not means.
 
-    launch_seconds: one small kernel, asked for and done; layer_seconds: a transformer layer in eager decoding besides its
-    products and its cached tokens; step_seconds: a decoding step besides its layers and the head; cache_seconds: for each
-    cached byte of a layer, and of that, cache_rate is the reciprocal
+    launch_seconds: one small kernel, asked for and done; step_overhead_seconds: a decoding step besides layers and products
+    cache_seconds_per_byte: of keys and values, read and lengthened by a token
     overlaps: work is queued, so that a step takes the longer of what the host and what the device need
     """
 
@@ -76,7 +87,7 @@ class Calibration(Noun):
     copies: tuple[Copy, ...]
     products: tuple[Product, ...]
     launch_seconds: float
-    layer_seconds: float
+    layers: tuple[Layer, ...]
     step_overhead_seconds: float
     cache_seconds_per_byte: float
     overlaps: bool = False
@@ -111,6 +122,11 @@ class Calibration(Noun):
 
         return along(sorted({p.rows for p in known}), rows, at_rows)
 
+    def layer_seconds(self, weight_bytes: float) -> float:
+        """Seconds of a layer around its products."""
+        known = {layer.weight_bytes: layer.seconds for layer in self.layers}
+        return along(sorted(known), weight_bytes, lambda size: known[size], beyond=0.0)
+
     def step_seconds(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> float:
         """Seconds of one decoding step.
 
@@ -119,7 +135,8 @@ class Calibration(Noun):
         linears = list(linears)
         working_set = sum(each.bytes * each.count for each in linears)
         products = sum(each.count * self.product_seconds(each.format, each.inputs, each.outputs, batch, working_set) for each in linears)
-        cached, around = cache_bytes * self.cache_seconds_per_byte, layers * self.layer_seconds + self.step_overhead_seconds
+        cached = cache_bytes * self.cache_seconds_per_byte
+        around = layers * self.layer_seconds(working_set / max(layers, 1)) + self.step_overhead_seconds
         return max(products + cached, around) if self.overlaps else products + cached + around
 
     def _of(self, format: str) -> list[Product]:
@@ -166,4 +183,4 @@ def along(points: list[int], at: float, value: Callable[[int], float], beyond: f
         return value(points[-1]) * ((at / points[-1]) ** beyond if beyond else 1.0)
     low, high = next((a, b) for a, b in itertools.pairwise(points) if a <= at <= b)
     share = math.log(at / low) / math.log(high / low)
-    return math.exp((1 - share) * math.log(value(low)) + share * math.log(value(high)))
+    return math.exp((1 - share) * math.log(max(value(low), TINY)) + share * math.log(max(value(high), TINY)))
