@@ -14,10 +14,24 @@ _HOME = {
     "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
     "RunMonitor": "run_monitor",
+    "StackCompare": "stack_compare",
+    "TimeBreakdown": "time_breakdown",
     "TokenLens": "token_lens",
 }
 
-__all__ = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "RunMonitor", "TokenLens"]
+__all__ = [
+    "ByteLedger",
+    "CostCard",
+    "DistillLab",
+    "FrontierBoard",
+    "LayerMap",
+    "MethodTable",
+    "QuantizeLab",
+    "RunMonitor",
+    "StackCompare",
+    "TimeBreakdown",
+    "TokenLens",
+]
 
 if TYPE_CHECKING:
     from .byte_ledger import ByteLedger
@@ -28,6 +42,8 @@ if TYPE_CHECKING:
     from .method_table import MethodTable
     from .quantize_lab import QuantizeLab
     from .run_monitor import RunMonitor
+    from .stack_compare import StackCompare
+    from .time_breakdown import TimeBreakdown
     from .token_lens import TokenLens
 
 
