@@ -79,16 +79,15 @@ def main() -> None:
             model = base if kind == "dense" else ek.quantize(base, method="rtn", bits=8, group_size=64)
             predicted = 1000 * expected_step_seconds(model, calibration, context=round(context))
             steps: list[float] = []
-            for event in ek.profile.work(
-                model, prompt=given.prompt, new_tokens=given.new_tokens, repeats=given.repeats, warmup=1
-            ):
+            for event in ek.profile.work(model, prompt=given.prompt, new_tokens=given.new_tokens, repeats=given.repeats, warmup=1):
                 if event.message == "measuring" and "ms" in event.metrics:
                     steps.append(event.metrics["ms"])
             measured, median = float(np.quantile(steps, 0.25)), statistics.median(steps)
             error = 100 * (predicted - measured) / measured
             errors[kind].append(abs(error))
             megabytes = model.stored_bytes / 1e6
-            print(f"{name:18} {kind:6} {megabytes:6.1f} MB: {predicted:7.2f} ms predicted, {measured:7.2f} measured ({median:.2f} median), {error:+.1f}%")
+            said = f"{predicted:7.2f} ms predicted, {measured:7.2f} measured ({median:.2f} median), {error:+.1f}%"
+            print(f"{name:18} {kind:6} {megabytes:6.1f} MB: {said}")
             row = {"shape": name, "kind": kind, "predicted_ms": predicted, "measured_ms": measured, "median_ms": median, "error": error}
             rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
     both = [*errors["dense"], *errors["int8"]]
