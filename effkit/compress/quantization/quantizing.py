@@ -23,7 +23,7 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
-from .calibrated import Prepared, quantize_layers, reads
+from .calibrated import Job, Prepared, quantize_layers, reads
 from .calibration import GENERATED, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
@@ -133,7 +133,7 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
             done[name] = _replacement(model, step, planned, model.module.get_submodule(name))
         yield finished(name, planned, done[name], as_matrix(model.module.get_submodule(name)))
     if not streamed.keys() <= done.keys():
-        yield from quantize_layers(model, step, text, seed, streamed, done, prepared, finished, still)
+        yield from quantize_layers(model, Job(step, streamed, done, prepared, finished, still), text, seed)
     if prepared.folds:
         norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
         plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
