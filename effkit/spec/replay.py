@@ -154,9 +154,10 @@ def _quality(name: str, a: float, b: float, then: Record, now: Record) -> Verdic
     allowed = max(share * abs(a), unit)
     off = abs(a - b)
     if _device(then) != _device(now):
-        floor = _floor(name, then, now)
+        loss = name in ("perplexity", "retained") and x.perplexity.value is not None  # a classifier's is its agreement
+        floor = _floor("kl" if loss or name == "kl" else "agreement", then, now)
         if floor is not None:
-            off, allowed = (abs(math.log(b / a)) if name in ("perplexity", "retained") else off), floor
+            off, allowed = (abs(math.log(b / a)) if loss else off), floor
     if off <= allowed:
         return "within tolerance"
     return "not distinguishable" if not_distinguishable(then, now, name) else "different"
@@ -190,8 +191,6 @@ def _reason(name: str, now: Estimate, changes: tuple[Change, ...], weights: bool
 def _can(change: Change, name: str, weights: bool | None) -> bool:
     if change.what == "the text":
         return name in QUALITY
-    if name == "bytes":
-        return change.kind not in ("device",)
     if change.kind in ("recipe", "seed"):
         return weights is not True  # the same weights came out of it all the same
     return True
@@ -202,7 +201,9 @@ def _unexplained(name: str, weights: bool | None) -> str:
         return "nothing that the record names has changed; what else the machine does changes times too: run it again when it is idle"
     if weights:
         return "nothing that the record names has changed, nor have the weights: this figure may have been altered"
-    return "nothing that the record names has changed: a step may read text that its recipe does not name, or a kernel adds in no fixed order"
+    return (
+        "nothing that the record names has changed: a step may read text that its recipe does not name, or a kernel adds in no fixed order"
+    )
 
 
 def changes_between(then: Record, now: Record) -> Iterator[Change]:
