@@ -122,12 +122,8 @@ def _action(record: Record) -> str:
 def _tools(record: Record) -> Iterator[dict[str, Any]]:
     """effkit, Python and the libraries, in the versions that the record names."""
     surroundings = record.environment
-    packages = surroundings.get("packages")
-    versions = {
-        "effkit": surroundings.get("effkit"),
-        "python": surroundings.get("python"),
-        **(packages if isinstance(packages, dict) else {}),
-    }
+    packages = surroundings.get("packages") if isinstance(surroundings.get("packages"), dict) else {}
+    versions = {"effkit": surroundings.get("effkit"), "python": surroundings.get("python"), **(packages or {})}
     for name, version in versions.items():
         if version is not None:
             id = f"#software-{hashlib.sha256(f'{name} {version}'.encode()).hexdigest()[:12]}"

@@ -78,7 +78,13 @@ def recorded(
         cost=cost_of(model, base, profile),
         environment=environment(),
         seed=model.recipe.seed if seed is None else seed,
-        fingerprint=Fingerprint(steps=model.recipe.steps_hash(), seed=model.recipe.seed, weights=weights_hash(model.module)),
+        fingerprint=Fingerprint(
+            steps=model.recipe.steps_hash(),
+            seed=model.recipe.seed,
+            weights=weights_hash(model.module),
+            device=repr(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from effkit.compress.pipeline import compress
+from effkit.hardware.device import device as find_device
 from effkit.hardware.device import devices
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
@@ -65,8 +66,7 @@ def replay(
     quality = None if record.quality is None else (yield from _quality(record.quality, made, base, text_measured))
     timed = None if record.profile is None or not speed else (yield from _profile(record.profile, made, base))
     again = recorded(made, base, quality, timed, name=record.name)
-    then = record if speed else record.model_copy(update={"profile": None})
-    return compared(then, again).model_copy(update={"record": record})
+    return compared(record, again, speed=speed)
 
 
 def _only(records: tuple[Record, ...], where: Any) -> Record:
@@ -81,18 +81,14 @@ def _base(record: Record, model: Model | str | Path | None, device: str | None) 
     if isinstance(model, Model):
         return model
     checkpoint, speed = record.checkpoint, record.profile
-    attached = {d.type: d for d in devices()}
+    attached = {d.type for d in devices()}
     kind = device or (speed.device_type if speed is not None and speed.device_type in attached else "auto")
-    dtype = "auto"
-    if speed is not None and kind in attached and speed.dtype in attached[kind].dtypes:
-        dtype = speed.dtype
+    target = find_device(kind)
+    dtype = speed.dtype if speed is not None and speed.dtype in target.dtypes else "auto"
     source = checkpoint.source if model is None else model
+    revision = _revision(checkpoint.source, checkpoint.revision) if model is None else None
     try:
-        return (
-            yield from load.work(
-                source, device=kind, dtype=dtype, revision=_revision(source, checkpoint.revision) if model is None else None
-            )
-        )
+        return (yield from load.work(source, device=target, dtype=dtype, revision=revision))
     except (BadInput, Unavailable) as error:
         if model is not None:
             raise

@@ -211,11 +211,14 @@ class Fingerprint(Noun):
 
     steps:   hash of the recipe's steps; seed: the recipe's
     weights: SHA-256 over names, types, shapes and bytes of the measured model's tensors
+    device, dtype: what it computed on and in
     """
 
     steps: str
     seed: int
     weights: str
+    device: str | None = None
+    dtype: str | None = None
 
 
 class Record(Noun):

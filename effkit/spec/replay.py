@@ -80,6 +80,19 @@ class Replay(Noun):
                 return outcome
         raise choice("the figure", figure, [outcome.figure for outcome in self.outcomes])
 
+    def summary(self) -> dict[str, Any]:
+        """The verdicts as plain JSON: the last line of `effkit replay`."""
+        return {
+            "name": self.record.name,
+            "record": self.record.id,
+            "ok": self.ok,
+            "same_weights": self.same_weights,
+            "figures": {
+                o.figure: {"then": o.then.value, "now": o.now.value, "verdict": o.verdict, "causes": list(o.causes)} for o in self.outcomes
+            },
+            "changes": [change.model_dump(mode="json") for change in self.changes],
+        }
+
     def table(self) -> str:
         """The verdicts as lines of text of equal columns, the changes below."""
         rows = [("figure", "then", "now", "verdict", "why")]
@@ -99,20 +112,21 @@ class Replay(Noun):
         return f"Replay({self.record.name!r}, {told})"
 
 
-def compared(then: Record, now: Record) -> Replay:
-    """The verdict on every figure that `then` has. `now` is the same thing done again."""
+def compared(then: Record, now: Record, speed: bool = True) -> Replay:
+    """The verdict on every figure that `then` has. `now` is the same thing done again; speed: whether times are compared."""
     changes = tuple(changes_between(then, now))
     weights = None
-    if then.fingerprint is not None and now.fingerprint is not None and _dtype(then) == _dtype(now):
+    if then.fingerprint is not None and now.fingerprint is not None and _where(then)[1] == _where(now)[1]:
         weights = then.fingerprint.weights == now.fingerprint.weights
     found = []
-    for name, (label, unit, _) in FIGURES.items():
+    for name, (label, _, _) in FIGURES.items():
         a, b = figure_of(then, name), figure_of(now, name)
-        if a.value is None or (name == "peak_memory" and not _allocated(then, now)):
+        if a.value is None or (name == "peak_memory" and not _allocated(then, now)) or (name in SPEED and not speed):
             continue
         outcome = Outcome(figure=name, label=label, then=a, now=b, verdict=_verdict(name, a, b, then, now))
         if outcome.verdict != "same":
             kinds, why = _reason(name, b, changes, weights)
+            why = why if kinds or outcome.verdict == "different" else ""  # what is within the noise needs no excuse
             outcome = outcome.model_copy(update={"causes": kinds, "why": why})
         found.append(outcome)
     return Replay(record=then, again=now, outcomes=tuple(found), changes=changes, same_weights=weights)
@@ -178,7 +192,7 @@ def _reason(name: str, now: Estimate, changes: tuple[Change, ...], weights: bool
     if now.value is None:
         return (), "was not measured this time"
     able = [change for change in changes if _can(change, name, weights)]
-    kinds = tuple(dict.fromkeys(change.kind for change in able))
+    kinds: tuple[Kind, ...] = tuple(dict.fromkeys(change.kind for change in able))
     if not able:
         return (), _unexplained(name, weights)
     told = []
@@ -233,22 +247,21 @@ def changes_between(then: Record, now: Record) -> Iterator[Change]:
 
 
 def _surroundings(then: Record, now: Record) -> Iterator[Change]:
-    p, q = then.profile, now.profile
-    if p is not None and q is not None:
-        for what in ("device", "dtype", "threads"):
-            if getattr(p, what) != getattr(q, what):
-                yield _change("device", what, getattr(p, what), getattr(q, what))
+    for what, p, q in zip(("device", "dtype"), _where(then), _where(now), strict=True):
+        if p is not None and q is not None and p != q:
+            yield _change("device", what, p, q)
     a, b = then.environment, now.environment
-    for what in ("processor", "machine", "cores"):
+    for what in ("processor", "machine", "cores", "threads"):
         if a.get(what) is not None and a.get(what) != b.get(what):
             yield _change("device", what, a[what], b.get(what))
     for what in ("effkit", "python", "system", "revision"):
         if a.get(what) is not None and a.get(what) != b.get(what):
             yield _change("version", "effkit's git revision" if what == "revision" else what, a[what], b.get(what))
-    packages, others = (e.get("packages") if isinstance(e.get("packages"), dict) else {} for e in (a, b))
-    for package in packages:
-        if packages[package] != others.get(package):
-            yield _change("version", package, packages[package] or "not installed", others.get(package) or "not installed")
+    packages, others = a.get("packages"), b.get("packages")
+    if isinstance(packages, dict) and isinstance(others, dict):
+        for name, version in packages.items():
+            if version != others.get(name):
+                yield _change("version", name, version or "not installed", others.get(name) or "not installed")
 
 
 def _change(kind: Kind, what: str, then: Any, now: Any) -> Change:
@@ -260,9 +273,10 @@ def _text(quality: Any) -> str:
 
 
 def _device(record: Record) -> tuple[Any, ...]:
-    p = record.profile
-    return (record.environment.get("processor"), *((p.device, p.dtype) if p is not None else ()))
+    return (record.environment.get("processor"), *_where(record))
 
 
-def _dtype(record: Record) -> str | None:
-    return record.profile.dtype if record.profile is not None else None
+def _where(record: Record) -> tuple[str | None, str | None]:
+    """Device and dtype."""
+    where = record.profile or record.fingerprint
+    return (where.device, where.dtype) if where is not None else (None, None)

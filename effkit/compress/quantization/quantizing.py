@@ -201,9 +201,7 @@ def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
     return lambda rows: weight[rows]
 
 
-def _assembled(
-    model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor], seed: int
-) -> Model:
+def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor], seed: int) -> Model:
     """A copy of the model with the replacements in place; a head tied to the embedding shares its packed weight."""
     tied = tied_head(model)
     replaced = [*done, tied] if tied and embedding_name(model) in done else list(done)
