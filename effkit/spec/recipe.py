@@ -151,6 +151,7 @@ class Prune(Noun):
         return self
 
     def label(self) -> str:
+        """A short name for a chart: '20 layers, ffn 512'."""
         return _shape_label(self)
 
 
@@ -174,6 +175,7 @@ class Student(Noun):
     seed: int = 0
 
     def label(self) -> str:
+        """A short name for a chart: 'new student of 4 layers'."""
         shape = _shape_label(self)
         return f"new student of {shape}" if shape else "new student"
 
@@ -228,6 +230,7 @@ class Distill(Noun):
     text: str | None = None
 
     def label(self) -> str:
+        """A short name for a chart: 'distilled 200 steps'."""
         way = "" if self.objective == "forward-kl" else f" by {self.objective}"
         return f"distilled {self.steps} steps{way}"
 
@@ -254,6 +257,7 @@ class Recipe(Noun):
         return content_hash(self.model_dump(mode="json"))
 
     def label(self) -> str:
+        """A short name for a chart, of all steps; 'base' where there is none."""
         return " + ".join(step.label() for step in self.steps) or "base"
 
     def kind(self) -> Literal["base", "quantized", "pruned", "distilled", "combined"]:
@@ -268,6 +272,7 @@ class Recipe(Noun):
         return "distilled" if "quantize" not in kinds else "combined"
 
     def then(self, step: Quantize | Prune | Student | Distill) -> Recipe:
+        """This recipe with one more step at its end."""
         return self.model_copy(update={"steps": (*self.steps, step)})
 
     @classmethod
@@ -284,6 +289,7 @@ class Recipe(Noun):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a JSON file. BadInput where there is none, or as `from_json`."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -294,6 +300,7 @@ class Recipe(Noun):
         return cls.from_json(text, where=path.name)
 
     def to_json(self) -> str:
+        """The recipe as JSON, with all defaults written out."""
         return self.model_dump_json(indent=2)
 
 
