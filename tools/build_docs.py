@@ -7,13 +7,15 @@ public name, or a public method of one, without a docstring. The pages ask no ad
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import re
 import sys
 import typing
 import warnings
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +30,7 @@ DOORS = (  # where plug-ins enter, and what they raise
     "effkit.models.labelled",
     "effkit.models.storage",
 )
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in memory: of a validator in an annotation
 
 
 def main(arguments: list[str]) -> int:
@@ -75,8 +78,12 @@ def build(folder: Path) -> None:
     import pdoc
     import pdoc.render
 
+    from effkit.spec.progress import LongVerb
+
     for package in PACKAGES:
-        public(package)
+        for name, value in public(package).items():
+            if isinstance(value, LongVerb):
+                setattr(sys.modules[package], name, as_function(value))
     for door in DOORS:
         resolve_named_tuples_(importlib.import_module(door))
     pdoc.render.configure(
@@ -86,6 +93,22 @@ def build(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pdoc.pdoc(*PACKAGES, *submodules, *DOORS, output_directory=folder)
+    for page in [*folder.rglob("*.html"), folder / "search.js"]:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(ADDRESS.sub("", text), encoding="utf-8")
+
+
+def as_function(verb: Any) -> FunctionType:
+    """A long verb as it is called: with its arguments, returning the result of its work."""
+    work = verb.work
+    function = FunctionType(work.__code__, work.__globals__, work.__name__, work.__defaults__, work.__closure__)
+    functools.update_wrapper(function, work)
+    del function.__wrapped__
+    function.__kwdefaults__ = work.__kwdefaults__
+    result = re.fullmatch(r"Work\[(.+)\]", work.__annotations__["return"])
+    assert result is not None, f"{verb.name} does not return Work[...]"
+    function.__annotations__ = {**work.__annotations__, "return": result[1]}
+    return function
 
 
 def resolve_named_tuples_(module: ModuleType) -> None:
