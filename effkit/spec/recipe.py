@@ -151,6 +151,7 @@ class Prune(Noun):
         return self
 
     def label(self) -> str:
+        """A short name for a chart: '20 layers, ffn 512'."""
         return _shape_label(self)
 
 
@@ -174,6 +175,7 @@ class Student(Noun):
     seed: int = 0
 
     def label(self) -> str:
+        """A short name for a chart: 'new student of 4 layers'."""
         shape = _shape_label(self)
         return f"new student of {shape}" if shape else "new student"
 
@@ -228,6 +230,7 @@ class Distill(Noun):
     text: str | None = None
 
     def label(self) -> str:
+        """A short name for a chart: 'distilled 200 steps'."""
         way = "" if self.objective == "forward-kl" else f" by {self.objective}"
         return f"distilled {self.steps} steps{way}"
 
@@ -258,6 +261,7 @@ class Recipe(Noun):
         return content_hash(self.model_dump(mode="json")["steps"])
 
     def label(self) -> str:
+        """A short name for a chart, of all steps; 'base' where there is none."""
         return " + ".join(step.label() for step in self.steps) or "base"
 
     def kind(self) -> Literal["base", "quantized", "pruned", "distilled", "combined"]:
@@ -271,6 +275,7 @@ class Recipe(Noun):
             return "pruned"
         return "distilled" if "quantize" not in kinds else "combined"
 
+<<<<<<< HEAD
     def then(self, step: Quantize | Prune | Student | Distill, seed: int | None = None) -> Recipe:
         """This recipe and one more step, which was done with `seed`; None: with the recipe's own.
 
@@ -288,6 +293,11 @@ class Recipe(Noun):
             e.model_copy(update={"seed": e.seed + self.seed - own}) if isinstance(e, Prune | Student) else e for e in self.steps
         )
         return self.model_copy(update={"steps": (*earlier, step), "seed": own})
+=======
+    def then(self, step: Quantize | Prune | Student | Distill) -> Recipe:
+        """This recipe with one more step at its end."""
+        return self.model_copy(update={"steps": (*self.steps, step)})
+>>>>>>> docs
 
     @classmethod
     def from_json(cls, text: str, where: str = "the recipe") -> Recipe:
@@ -303,6 +313,7 @@ class Recipe(Noun):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a JSON file. BadInput where there is none, or as `from_json`."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -313,6 +324,7 @@ class Recipe(Noun):
         return cls.from_json(text, where=path.name)
 
     def to_json(self) -> str:
+        """The recipe as JSON, with all defaults written out."""
         return self.model_dump_json(indent=2)
 
 
