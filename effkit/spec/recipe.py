@@ -275,7 +275,6 @@ class Recipe(Noun):
             return "pruned"
         return "distilled" if "quantize" not in kinds else "combined"
 
-<<<<<<< HEAD
     def then(self, step: Quantize | Prune | Student | Distill, seed: int | None = None) -> Recipe:
         """This recipe and one more step, which was done with `seed`; None: with the recipe's own.
 
@@ -293,11 +292,6 @@ class Recipe(Noun):
             e.model_copy(update={"seed": e.seed + self.seed - own}) if isinstance(e, Prune | Student) else e for e in self.steps
         )
         return self.model_copy(update={"steps": (*earlier, step), "seed": own})
-=======
-    def then(self, step: Quantize | Prune | Student | Distill) -> Recipe:
-        """This recipe with one more step at its end."""
-        return self.model_copy(update={"steps": (*self.steps, step)})
->>>>>>> docs
 
     @classmethod
     def from_json(cls, text: str, where: str = "the recipe") -> Recipe:
