@@ -38,12 +38,17 @@ _HOME = {
     "Quantize": "spec.recipe",
     "Recipe": "spec.recipe",
     "Record": "spec.record",
+    "Replay": "spec.replay",
     "Run": "lab.run",
     "Store": "lab.store",
     "Student": "spec.recipe",
+    "accelerator": "hardware.catalogue",
+    "accelerators": "hardware.catalogue",
+    "architecture": "hardware.configs",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
     "bottleneck": "measure.bottleneck",
+    "break_even_price": "hardware.price",
     "breakdown": "measure.breakdown",
     "calibrate": "measure.calibrating",
     "claim": "lab.claim",
@@ -53,17 +58,24 @@ _HOME = {
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
     "export": "models.exporting",
+    "fleet": "hardware.fleet",
     "load": "models.loading",
     "measure": "lab.measuring",
     "plan": "compress.planning",
+    "plausible": "hardware.projection",
+    "price": "hardware.price",
     "profile": "measure.latency",
+    "project": "hardware.projection",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
+    "read_records": "lab.exchange",
+    "replay": "lab.replay",
     "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
     "sweep": "measure.sweeping",
+    "write_records": "lab.exchange",
 }
 
 __all__ = [
@@ -86,12 +98,17 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Record",
+    "Replay",
     "Run",
     "Store",
     "Student",
+    "accelerator",
+    "accelerators",
+    "architecture",
     "attach",
     "best_format",
     "bottleneck",
+    "break_even_price",
     "breakdown",
     "calibrate",
     "claim",
@@ -101,17 +118,24 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "fleet",
     "load",
     "measure",
     "plan",
+    "plausible",
+    "price",
     "profile",
+    "project",
     "prune",
     "quantize",
     "read_labelled",
+    "read_records",
+    "replay",
     "sensitivity",
     "start",
     "student",
     "sweep",
+    "write_records",
 ]
 
 if TYPE_CHECKING:
@@ -120,9 +144,16 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .compress.quantization.sensitivity import best_format, sensitivity
+    from .hardware.catalogue import accelerator, accelerators
+    from .hardware.configs import architecture
     from .hardware.device import device, devices
+    from .hardware.fleet import fleet
+    from .hardware.price import break_even_price, price
+    from .hardware.projection import plausible, project
     from .lab.claim import claim
+    from .lab.exchange import read_records, write_records
     from .lab.measuring import measure
+    from .lab.replay import replay
     from .lab.run import Run, attach, start
     from .lab.store import Store
     from .measure.bottleneck import bottleneck
@@ -146,6 +177,7 @@ if TYPE_CHECKING:
     from .spec.progress import Progress
     from .spec.recipe import Distill, Prune, Quantize, Recipe, Student
     from .spec.record import Checkpoint, Cost, Profile, Quality, Record
+    from .spec.replay import Replay
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ from torch import nn
 
 from effkit.spec.errors import Unavailable
 
+from .int8 import Int8Rows, keep_float32
+
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -120,44 +122,28 @@ class BnbLinear4bit(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> BnbLinear4bit:
         """`.to(dtype)` changes the compute dtype; block maxima and codes stay float32, as bitsandbytes wants them."""
-        return _keep_float32(self, fn, recurse, ("absmax", "code"))
+        return keep_float32(self, fn, recurse, ("absmax", "code"))
 
     def extra_repr(self) -> str:
         return f"{self.out_features}x{self.in_features}, {self.quant_type}, block {self.block}"
 
 
-class BnbLinear8bit(nn.Module):
+class BnbLinear8bit(Int8Rows):
     """y = x W' + b by LLM.int8(): int8 rows, inputs rounded to int8 too, input outliers (above 6) kept in float16.
 
     integers: int8 [rows, columns]; absmax: float32 [rows].
     """
 
     kind = "bnb-int8"
+    scale = "absmax"
     threshold = 6.0
-
-    def __init__(self, rows: int, columns: int, dtype: torch.dtype, bias: torch.Tensor | None = None) -> None:
-        super().__init__()
-        self.out_features, self.in_features, self.dtype = rows, columns, dtype
-        self.register_buffer("integers", torch.empty(rows, columns, dtype=torch.int8, device="meta"))
-        self.register_buffer("absmax", torch.empty(rows, dtype=torch.float32, device="meta"))
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    integers: torch.Tensor
     absmax: torch.Tensor
-
-    @staticmethod
-    def predicted_bytes(rows: int, columns: int) -> int:
-        return rows * columns + 4 * rows
 
     def store_(self, weight: torch.Tensor) -> None:
         self.integers, self.absmax, _ = bitsandbytes().functional.int8_vectorwise_quant(weight.to(torch.float16).contiguous())
 
-    def dequantized(self) -> torch.Tensor:
-        return (self.integers.to(torch.float32) * (self.absmax.unsqueeze(1) / 127.0)).to(self.dtype)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        return self.dequantized()
+    def steps(self) -> torch.Tensor:
+        return self.absmax / 127.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -172,34 +158,5 @@ class BnbLinear8bit(nn.Module):
         y = y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
-    @property
-    def weight_count(self) -> int:
-        return self.out_features * self.in_features
-
-    def scale_tensors(self) -> set[str]:
-        return {"absmax"}
-
-    def storage_spec(self) -> dict[str, Any]:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return {"kind": self.kind, "rows": self.out_features, "columns": self.in_features, "dtype": dtype, "bias": self.bias is not None}
-
-    @classmethod
-    def build(cls, spec: dict[str, Any]) -> BnbLinear8bit:
-        dtype = getattr(torch, spec["dtype"])
-        bias = torch.empty(spec["rows"], dtype=dtype, device="meta") if spec["bias"] else None
-        return cls(spec["rows"], spec["columns"], dtype, bias)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> BnbLinear8bit:
-        return _keep_float32(self, fn, recurse, ("absmax",))
-
     def extra_repr(self) -> str:
         return f"{self.out_features}x{self.in_features}, int8 rows"
-
-
-def _keep_float32(module: Any, fn: Any, recurse: bool, names: tuple[str, ...]) -> Any:
-    stored = {name: getattr(module, name) for name in names}
-    module.dtype = fn(torch.empty(0, dtype=module.dtype, device=module.integers.device)).dtype
-    nn.Module._apply(module, fn, recurse)
-    for name, tensor in stored.items():
-        setattr(module, name, tensor.to(getattr(module, name).device))
-    return module

@@ -7,17 +7,16 @@ numbers are the same. Only then is anything written, to a temporary name, and re
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
 from effkit.spec.errors import BadInput, bytes_text, choice
 from effkit.spec.files import atomic_file, atomic_folder
+from effkit.spec.plugins import imported, table
 from effkit.spec.progress import Progress, Work, long_work
 
 from .model import Model
@@ -130,7 +129,7 @@ def export(model: Model, path: str | Path, format: str = "compressed-tensors", *
 @cache
 def formats() -> dict[str, str]:
     """Name -> "module:attribute" of every format, built in or brought by a plug-in."""
-    return {point.name: point.value for point in entry_points(group="effkit.exporters")} | FORMATS
+    return table("effkit.exporters", FORMATS)
 
 
 def exporter(name: str) -> Exporter:
@@ -138,8 +137,7 @@ def exporter(name: str) -> Exporter:
     known = formats()
     if name not in known:
         raise choice("format", name, sorted(known))
-    module, _, attribute = known[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return imported(known[name])
 
 
 def check_path(path: Path, chosen: Exporter) -> None:

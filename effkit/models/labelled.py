@@ -9,7 +9,6 @@ class, which is the situation of most users: few labels and a large pool of text
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -17,12 +16,12 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from effkit.spec.errors import BadInput, choice
+from effkit.spec.plugins import imported, table
 
 DATASETS = {
     "healthcare": "effkit.models.verticals.healthcare:read",
@@ -127,9 +126,9 @@ class Split(NamedTuple):
 
 
 @cache
-def table() -> dict[str, str]:
+def named_sets() -> dict[str, str]:
     """All named sets and where they are read, built in or brought by plug-ins (entry points "effkit.datasets")."""
-    return {point.name: point.value for point in entry_points(group="effkit.datasets")} | DATASETS
+    return table("effkit.datasets", DATASETS)
 
 
 def read_labelled(what: Any, text: str | None = None, label: str | None = None, group: str | None = None) -> LabelledSet:
@@ -144,11 +143,11 @@ def read_labelled(what: Any, text: str | None = None, label: str | None = None, 
     if isinstance(what, LabelledSet):
         return what
     if isinstance(what, (str, Path)):
-        if str(what) in table():
+        if str(what) in named_sets():
             return _named(str(what), text, label)
         path = Path(os.path.expanduser(what))
         if path.suffix == "" and not path.exists():
-            raise choice("the labelled set", str(what), table(), "Or give a .csv, .tsv or .jsonl file and its two columns")
+            raise choice("the labelled set", str(what), named_sets(), "Or give a .csv, .tsv or .jsonl file and its two columns")
         return read_table(path, text, label, group)
     if hasattr(what, "columns") and hasattr(what, "to_dict"):
         return read_frame(what, text, label, group)
@@ -157,14 +156,13 @@ def read_labelled(what: Any, text: str | None = None, label: str | None = None, 
 
 @cache
 def _read(place: str) -> LabelledSet:
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    return imported(place)()
 
 
 def _named(name: str, text: str | None, label: str | None) -> LabelledSet:
     if text is not None or label is not None:
         raise BadInput(f"columns are given for the built-in set {name!r}", "Only files have columns", "Leave text and label out")
-    return _read(table()[name])
+    return _read(named_sets()[name])
 
 
 def made(

@@ -6,14 +6,13 @@ Each keeps everything it needs in parameters and buffers, says in `storage_spec(
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
 
 from effkit.spec.errors import choice
+from effkit.spec.plugins import imported, table
 
 KINDS = {
     "packed-linear": "effkit.models.packed:PackedLinear",
@@ -27,7 +26,7 @@ KINDS = {
 @cache
 def kinds() -> dict[str, str]:
     """Name -> "module:attribute" of every kind, built in or brought by a plug-in."""
-    return {point.name: point.value for point in entry_points(group="effkit.storage")} | KINDS
+    return table("effkit.storage", KINDS)
 
 
 def build(spec: dict[str, Any]) -> nn.Module:
@@ -37,8 +36,7 @@ def build(spec: dict[str, Any]) -> nn.Module:
         raise choice(
             "the storage kind of a saved module", spec.get("kind"), sorted(known), "Update effkit or install the plug-in that made it"
         )
-    module, _, attribute = known[spec["kind"]].partition(":")
-    return getattr(importlib.import_module(module), attribute).build(spec)
+    return imported(known[spec["kind"]]).build(spec)
 
 
 def is_replaced(module: nn.Module) -> bool:

@@ -82,6 +82,11 @@ class Sensitivity(Noun):
         chosen = {m.module: m.choice(bits[m.module]) if m.module in bits else m.choices[-1] for m in self.modules}
         return self._allocation(chosen)
 
+    def calibrated(self, bits: Mapping[str, int], kl: float) -> Sensitivity:
+        """The same, its `scale` such that `bits` are predicted the KL that was measured; itself where either is not above 0."""
+        predicted = self.at(bits).kl
+        return self.model_copy(update={"scale": self.scale * kl / predicted}) if predicted > 0 and kl > 0 else self
+
     def allocate(self, bytes: int, fixed: Mapping[str, int] | None = None) -> Allocation:
         """The widths with the least predicted KL that fit into `bytes` (of the whole model).
 

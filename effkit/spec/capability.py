@@ -18,13 +18,15 @@ from pydantic import Field, model_validator
 
 from .errors import BadInput, choice
 from .intervals import Estimate, Noun, difference, ratio, three
+from .prices import default_price, per_1000_queries
 from .recipe import from_json, validated
 from .record import Record
 from .side import Difference, Side, query_of, retained_of, sides_of
 
 VERSION = 1
-PRICE_PER_HOUR = 0.0816
-PRICE_SOURCE = "a 2-core cloud CPU by default: AWS m7g.large on demand, Linux, us-east-1, list price of June 2026"
+_USUAL = default_price()
+assert _USUAL is not None, "data/prices.toml names a usual device"
+PRICE_PER_HOUR, PRICE_SOURCE = _USUAL.value, str(_USUAL)
 # name -> (label, what a sentence calls it, unit)
 COSTS: dict[str, tuple[str, str, str]] = {
     "price": ("Price per 1000 queries", "price per query", "$"),
@@ -90,6 +92,7 @@ class Capability(Noun):
         return next((side.chance for side in self.sides if side.chance is not None), None)
 
     def side(self, name: str) -> Side:
+        """The side of that name. BadInput lists the names."""
         for side in self.sides:
             if side.name == name:
                 return side
@@ -116,11 +119,7 @@ class Capability(Noun):
         $0.36 an hour at 100 queries a second, always busy: $0.001.
         """
         side = side or self.student
-        if side.throughput.value is None:
-            return Estimate.unavailable("$")
-        hour, q = side.price_per_hour or self.price_per_hour, side.throughput
-        of = [None if x is None or x <= 0 else hour / 3600 / x / self.utilisation * 1000 for x in (q.value, q.high, q.low)]
-        return Estimate(value=of[0], low=of[1], high=of[2], unit="$", n=q.n, how=q.how)
+        return per_1000_queries(side.price_per_hour or self.price_per_hour, side.throughput, self.utilisation)
 
     def cost(self, by: str = "price", side: Side | None = None) -> Estimate:
         """A cost by its name in COSTS. Default: of the student."""
@@ -279,10 +278,12 @@ class Capability(Noun):
         return validated(cls, {**data, "retained": retained_of(teacher, student), **settings}, "the capability")
 
     def to_json(self) -> str:
+        """The capability as JSON, to be stored."""
         return self.model_dump_json(indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Capability:
+        """Read a stored capability, of an older version too. BadInput names what is wrong."""
         return from_json(cls, text, "capability")
 
 

@@ -62,14 +62,19 @@ def figure_of(record: Record, name: str) -> Estimate:
     return none
 
 
-def not_distinguishable(a: Record, b: Record) -> bool | None:
-    """Whether the text cannot tell the two models' losses apart; None if they were not measured on the same text.
+BLOCKS = {"kl": ("kl", "nll"), "agreement": ("agreement", "nll")}  # what is compared for a figure, else the loss
 
-    Paired over blocks: the 95% interval of the mean difference in negative log-likelihood (classifiers: KL) holds zero.
+
+def not_distinguishable(a: Record, b: Record, by: str = "retained") -> bool | None:
+    """Whether the text cannot tell the two models apart in `by`; None if they were not measured on the same text.
+
+    Paired over blocks: the 95% interval of the mean difference holds zero. by: one of FIGURES; for "kl" and "agreement"
+    these themselves are compared, for any other the negative log-likelihood (classifiers: KL). Two models may have the
+    same loss and still differ much in how far they are from their base.
     """
     if a.quality is None or b.quality is None or a.quality.text != b.quality.text or a.quality.window != b.quality.window:
         return None
-    for field in ("nll", "kl"):
+    for field in BLOCKS.get(by, ("nll", "kl")):
         x, y = getattr(a.quality.blocks, field), getattr(b.quality.blocks, field)
         if x and len(x) == len(y):
             if x == y:
@@ -96,6 +101,7 @@ class Frontier:
         object.__setattr__(self, "y", y)
 
     def point(self, record: Record) -> tuple[float, float] | None:
+        """Where a record lies, (x, y); None where one of the two is unknown."""
         x, y = figure_of(record, self.x).value, figure_of(record, self.y).value
         return None if x is None or y is None else (x, y)
 
@@ -129,7 +135,7 @@ class Frontier:
             return None
         up = FIGURES[self.y][2] == "up"
         best = max(fit, key=lambda r: self.point(r)[1] * (1 if up else -1))  # type: ignore[index]
-        ties = [r for r in fit if r is best or not_distinguishable(r, best)]
+        ties = [r for r in fit if r is best or not_distinguishable(r, best, self.y)]
         cheap = 1 if FIGURES[self.x][2] == "down" else -1
         return min(ties, key=lambda r: self.point(r)[0] * cheap)  # type: ignore[index]
 

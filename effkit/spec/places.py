@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .errors import Unavailable
+
 
 def data_folder() -> Path:
     """Records and runs. Not created here."""
@@ -32,3 +34,14 @@ def cache_folder() -> Path:
 def runs_folder() -> Path:
     """One folder a run. Not created here."""
     return data_folder() / "runs"
+
+
+def shipped_file(name: str) -> Path:
+    """A data file that travels with effkit, inside the installed package or in the checkout. Raises Unavailable if there is none."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "_data" / name, package.parent / "data" / name):
+        if place.is_file():
+            return place
+    raise Unavailable(
+        f"the data file {name!r}", f"It is not in {package / '_data'}", "Install effkit again: pip install --force-reinstall effkit"
+    )

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from .errors import BadInput
 from .frontier import figure_of
 from .intervals import Estimate, Noun, paired_difference
+from .prices import query_rate
 from .record import Profile, Record
 
 
@@ -142,12 +143,11 @@ def _speed(p: Profile) -> dict[str, Any]:
     mean, low, high = whole("value"), whole("low"), whole("high")
     if mean is None:
         return {}
-    rates = [None if x is None or x <= 0 else 1000 * p.batch / x for x in (mean, high, low)]
     known = p.first_token_percentiles.get("p50"), p.output_token_percentiles.get("p50", 0.0 if not rest else None)
     median = mean if known[0] is None or known[1] is None else known[0] + rest * known[1]
     ends = (None, None) if low is None or high is None or low <= 0 else (min(low, median), max(high, median))
     latency = Estimate(value=median, low=ends[0], high=ends[1], unit="ms", n=parts[0].n)
-    rate = Estimate(value=rates[0], low=rates[1], high=rates[2] if rates[1] is not None else None, unit="queries/s", n=parts[0].n)
+    rate = query_rate(p.time_to_first_token, p.time_per_output_token, p.new_tokens, p.batch)
     return {"throughput": rate, **({"latency_ms": latency} if p.batch == 1 else {})}
 
 

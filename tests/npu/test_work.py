@@ -85,6 +85,12 @@ def test_quantizing_gives_what_it_gives_on_the_cpu(base, tiny_llama, method, bit
     assert difference > 1e-3  # it did something
 
 
+def test_rotated_weights_are_what_they_are_on_the_cpu(base, tiny_llama):
+    here, there = (ek.quantize(model, bits=3, group_size=32, rotate=True) for model in (base, tiny_llama))
+    assert here.plans[-1].notes == there.plans[-1].notes
+    near(here, there, 1e-4)
+
+
 @pytest.mark.parametrize("method", STREAMED)
 def test_methods_that_read_text_give_what_they_give_on_the_cpu(base, tiny_llama, method):
     form = {} if method == "smooth" else {"bits": 3, "group_size": 32}
@@ -273,3 +279,23 @@ def test_an_export_from_the_npu_is_the_same_file(format, name, file, base, tiny_
         done = ek.export(small, folder / name, format)
         written.append((done.path / file if file else done.path).read_bytes())
     assert written[0] == written[1]
+
+
+def test_the_price_of_a_simulated_npu_is_the_users_and_its_power_is_unknown(base):
+    speed = ek.profile(base, prompt=16, new_tokens=4, repeats=2)
+    assert ek.price(speed).per_1000_queries.value is None  # no public price of an Ascend device was found
+    paid = ek.price(speed, per_hour=1.5)
+    assert paid.per_1000_queries.value > 0
+    assert paid.energy_per_query.how == "unavailable"
+    assert "simulated" in str(paid)
+    assert "simulated" in str(ek.fleet(speed, 1e4, latency_ms=60_000, per_hour=1.5, seeds=2))
+
+
+def test_a_projection_is_of_the_catalogues_device_and_never_of_the_simulated_one(base, tiny_llama_folder):
+    """Shape and catalogue decide it, not where the model lies; nothing is run, so nothing is called measured."""
+    here = ek.project(base, on="ascend-910b2", batch=4)
+    assert here == ek.project(tiny_llama_folder, on="ascend-910b2", batch=4)
+    assert here.time_per_output_token.how == "modelled"
+    assert "(projected)" in str(here)
+    assert "a few published rows" in here.basis
+    assert here.parts["launches"] > ek.project(base, on="h100-sxm", batch=4).parts["launches"]

@@ -13,11 +13,27 @@ _HOME = {
     "LayerMap": "layer_map",
     "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
+    "Roofline": "roofline",
     "RunMonitor": "run_monitor",
+    "StackCompare": "stack_compare",
+    "TimeBreakdown": "time_breakdown",
     "TokenLens": "token_lens",
 }
 
-__all__ = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "RunMonitor", "TokenLens"]
+__all__ = [
+    "ByteLedger",
+    "CostCard",
+    "DistillLab",
+    "FrontierBoard",
+    "LayerMap",
+    "MethodTable",
+    "QuantizeLab",
+    "Roofline",
+    "RunMonitor",
+    "StackCompare",
+    "TimeBreakdown",
+    "TokenLens",
+]
 
 if TYPE_CHECKING:
     from .byte_ledger import ByteLedger
@@ -27,7 +43,10 @@ if TYPE_CHECKING:
     from .layer_map import LayerMap
     from .method_table import MethodTable
     from .quantize_lab import QuantizeLab
+    from .roofline import Roofline
     from .run_monitor import RunMonitor
+    from .stack_compare import StackCompare
+    from .time_breakdown import TimeBreakdown
     from .token_lens import TokenLens
 
 

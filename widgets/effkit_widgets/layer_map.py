@@ -40,10 +40,12 @@ class LayerMap(LiveCard):
     sensitivity: what ek.sensitivity found; None: the card's button finds it
     budget:      bytes of the whole model to begin with (None: those of 4 bits everywhere)
     on:          text to verify on (None: the offline default)
-    quantizing:  more options for ek.quantize, such as {"method": "gptq"}; measuring: for ek.evaluate, such as {"windows": 4}
+    quantizing:  more options for ek.quantize, such as {"method": "gptq"} (default: "search", which the predictions are made for,
+                 with the sensitivity's groups); measuring: for ek.evaluate, such as {"windows": 4}
 
     choice:   {"bits": {module: bits}, "pinned": [modules set by hand], "budget": bytes or None}
-    verified: one row a verification: {"bits", "bytes", "predicted", "kl": [value, low, high]}
+    verified: one row a verification: {"bits", "bytes", "predicted", "kl": [value, low, high]}; the last one sets the scale of all
+              predictions that follow
     Raises BadInput for no Model, a model already quantized, a sensitivity of other modules, an unknown option.
     """
 
@@ -73,14 +75,14 @@ class LayerMap(LiveCard):
         self._model, self._on, self._budget = model, on, budget
         self._acting = [m for m in plan_of(model, Quantize()).modules if m.action == "quantize"]
         self._sensitivity: Sensitivity | None = None
-        self._quantizing = options_of(quantize, "quantizing", quantizing, ("model", "module_bits"))
+        self._quantizing = {"method": "search", **options_of(quantize, "quantizing", quantizing, ("model", "module_bits"))}
         self._measuring = options_of(evaluate, "measuring", measuring, ("model", "base", "on"))
         self._result: Model | None = None
         self._quality: Quality | None = None
         self._asked_bits: dict[str, int] = {}
         self._predicted: Allocation | None = None
         name = short_name(model.checkpoint.source)
-        super().__init__(config={"name": name, "base_bytes": model.stored_bytes, "method": self._quantizing.get("method", "rtn")})
+        super().__init__(config={"name": name, "base_bytes": model.stored_bytes, "method": self._quantizing["method"]})
         self._where = {"device": repr(model.device), "date": today()}
         if sensitivity is not None:
             self._take_sensitivity(sensitivity)
@@ -137,9 +139,11 @@ class LayerMap(LiveCard):
         """Quantize with `bits` (None: as the card shows) and measure. Returns the quantize run at once; `await card` gives the model."""
         with self._starting:
             self._free()
-            self._predicted = self._known().at(self.bits if bits is None else bits)
+            known = self._known()
+            self._predicted = known.at(self.bits if bits is None else bits)
             self._asked_bits = dict(self._predicted.bits)
-            run = start(quantize, self._model, **{**self._quantizing, "module_bits": self._asked_bits})
+            form = {"group_size": known.group_size, "symmetric": known.symmetric}
+            run = start(quantize, self._model, **{**form, **self._quantizing, "module_bits": self._asked_bits})
             self._result, self._quality = None, None
             return self._shown(run, 2)
 
@@ -200,6 +204,9 @@ class LayerMap(LiveCard):
                 "kl": [kl.value, kl.low, kl.high] if kl else [None] * 3,
             }
             self.verified = [*(one for one in self.verified if one["bits"] != self._asked_bits), row]
+            if kl is not None and kl.value is not None:
+                self._sensitivity = self._known().calibrated(self._asked_bits, kl.value)
+                self.map = {**self.map, "scale": self._sensitivity.scale}
         return None
 
     def _made(self, run: Run) -> Any:

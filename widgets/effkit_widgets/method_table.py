@@ -72,7 +72,7 @@ def _by_kl(record: Record) -> tuple[bool, float, int]:
 
 
 def _row(record: Record, seconds: Mapping[str, float], following: Record | None) -> dict[str, Any]:
-    same = None if following is None else not_distinguishable(record, following)
+    same = None if following is None else not_distinguishable(record, following, "kl")
     profile, quality = record.profile, record.quality
     return {
         "name": record.name,
@@ -96,7 +96,7 @@ def _sentence(records: tuple[Record, ...]) -> str:
     if kl.value is None:
         return "None of these was compared with its base: ek.measure(model, base=base) does."
     words = f"{best.name} loses least: KL {kl} at {bytes_text(best.cost.bytes)}."
-    ties = [record.name for record in records[1:] if not_distinguishable(best, record)]
+    ties = [record.name for record in records[1:] if not_distinguishable(best, record, "kl")]
     return words + (f" Not distinguishable from it: {', '.join(ties)}." if ties else "")
 
 

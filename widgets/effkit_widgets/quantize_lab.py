@@ -158,7 +158,8 @@ def _told(plan: Plan) -> dict[str, Any]:
         [m.module, m.kind, list(m.shape), m.action, m.method, m.bits, m.group_size, m.bytes_before, m.bytes_after, m.reason]
         for m in plan.modules
     ]
-    return {"rows": rows, "before": plan.bytes_before, "after": plan.bytes_after, "label": plan.step.label(), "notes": list(plan.notes)}
+    sums = {"before": plan.bytes_before, "after": plan.bytes_after, "seconds": plan.seconds, "peak": plan.peak_bytes}
+    return {"rows": rows, **sums, "label": plan.step.label(), "notes": list(plan.notes)}
 
 
 def _offered(model: Model) -> list[dict[str, Any]]:

@@ -40,24 +40,24 @@ class Prepared:
     layers: set[int] = field(default_factory=set)
 
 
-Finish = Callable[[str, ModulePlan, nn.Module, Tensor], Progress]
-
-
-def quantize_layers(
-    model: Model,
-    step: Quantize,
-    text: Any,
-    seed: int,
-    todo: dict[str, ModulePlan],
-    done: dict[str, nn.Module],
-    prepared: Prepared,
-    finish: Finish,
-    still: Callable[[str], Progress],
-) -> Work[None]:
-    """Fill `done` with the replacements of the modules in `todo` that lie inside the layers, and `prepared` with their factors.
+@dataclass
+class Job:
+    """What is to be rounded and what is there already.
 
     finish: makes the Progress of a module that is ready, given its exact weight; still: that of work in between
     """
+
+    step: Quantize
+    todo: dict[str, ModulePlan]
+    done: dict[str, nn.Module]
+    prepared: Prepared
+    finish: Callable[[str, ModulePlan, nn.Module, Tensor], Progress]
+    still: Callable[[str], Progress]
+
+
+def quantize_layers(model: Model, job: Job, text: Any, seed: int) -> Work[None]:
+    """Fill `done` with the replacements of the modules in `todo` that lie inside the layers, and `prepared` with their factors."""
+    step, still = job.step, job.still
     method = method_of(step.method)
     whole = reads(method) == "layer"
     batches = yield from calibration(model, text, step.samples, step.window, WINDOWS if whole else 8, seed)
@@ -69,16 +69,15 @@ def quantize_layers(
         with guard(model.device, f"quantizing layer {index}"):
             if exact is not None:
                 yield from _told(exact.advance(stream.layers[index], index), still, f"layer {index}: passing on unrounded")
-            layer = yield from _layer(step, stream, index, exact, todo, done, prepared, finish, still)
+            layer = yield from _layer(job, stream, index, exact)
             if index + 1 < len(stream.layers):
                 yield from _told(stream.advance(layer, index), still, f"layer {index}: passing on")
+            del layer  # not beside the next one
 
 
-def _layer(
-    step: Quantize, stream: Stream, index: int, exact: Stream | None, todo: dict[str, ModulePlan], done: dict[str, nn.Module],
-    prepared: Prepared, finish: Finish, still: Callable[[str], Progress],
-) -> Work[nn.Module]:  # fmt: skip
-    """One layer: factors are folded, then its modules rounded. The layer as it will be, of ordinary linears."""
+def _layer(job: Job, stream: Stream, index: int, exact: Stream | None) -> Work[nn.Module]:
+    """One layer: factors are folded, then its modules rounded. The layer as it will be."""
+    step, todo, done, prepared, still = job.step, job.todo, job.done, job.prepared, job.still
     method: Any = method_of(step.method)
     prefix = f"{stream.name}.{index}."
     inside = {name for name in todo if name.startswith(prefix)}
@@ -94,7 +93,7 @@ def _layer(
     def put(name: str, replacement: nn.Module) -> Progress:
         original = as_matrix(layer.get_submodule(name))
         layer.set_submodule(name, plain(replacement))
-        return finish(prefix + name, todo[prefix + name], replacement, original)
+        return job.finish(prefix + name, todo[prefix + name], replacement, original)
 
     missing = {name: form for name, form in formats.items() if prefix + name not in done}
     if exact is not None and missing:

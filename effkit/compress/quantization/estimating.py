@@ -51,7 +51,7 @@ def with_estimates(plan: Plan, model: Model, device: Device) -> Plan:
         seconds += 8.0 * weights * tokens * step.tune_steps / rate
         vocabulary = model.checkpoint.vocabulary or 0
         working = max(working, weights * (16.0 if step.tune == "weights" else 1.0) + 16.0 * tokens * vocabulary)
-    peak = plan.bytes_before + plan.bytes_after + int(working)
+    peak = plan.bytes_before * (2 if step.rotate else 1) + plan.bytes_after + int(working)
     return plan.model_copy(update={"seconds": float(f"{seconds:.3g}"), "peak_bytes": peak})
 
 

@@ -23,13 +23,14 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
-from .calibrated import Prepared, quantize_layers, reads
+from .calibrated import Job, Prepared, quantize_layers, reads
 from .calibration import GENERATED, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
 from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
+from .rotation import rotated
 from .rounding import error_by_rows
 from .tuning import Tuning
 from .tuning import tune as tuned
@@ -48,6 +49,7 @@ def quantize(
     calibration: Any = None,
     samples: int = 64,
     window: int = 256,
+    rotate: bool = False,
     learn_steps: int = 200,
     tune: Literal["scales", "weights"] | None = None,
     tune_steps: int = 100,
@@ -63,6 +65,7 @@ def quantize(
     module_bits: bits of single modules, such as `sensitivity(model).allocate(bytes).bits`; 16 leaves a module alone
     calibration: text (string, file, list), "generated", or None for the offline default; read only by methods that look
         at inputs, and by `tune`: `samples` windows of `window` tokens
+    rotate: fold orthogonal matrices into the weights first, which spread outliers (effkit.compress.quantization.rotation)
     learn_steps: with which "learned" trains each layer
     tune: train scales and norms ("scales"), and the integers too ("weights"), by KL to the base for `tune_steps` steps on
         all of the calibration text; taken back where held-out windows of it do not agree (a note in the plan says so)
@@ -74,7 +77,7 @@ def quantize(
     named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
     given |= {"module_bits": dict(module_bits or {}), "skip": tuple(skip), "calibration": named, "samples": samples, "window": window}
-    given |= {"learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
+    given |= {"rotate": rotate, "learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
     step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, calibration, seed, resume))
 
@@ -115,6 +118,11 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
         )  # fmt: skip
 
     yield still("planned")
+    if step.rotate:
+        with guard(model.device, "rotating the weights"):
+            model, note = rotated(model, seed)
+        plan = plan.model_copy(update={"notes": (*plan.notes, note)})
+        yield still("rotated")
     streamed = _streamed(model, step, todo)
     for name in streamed:
         _finite(name, as_matrix(model.module.get_submodule(name)))
@@ -125,17 +133,26 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
             done[name] = _replacement(model, step, planned, model.module.get_submodule(name))
         yield finished(name, planned, done[name], as_matrix(model.module.get_submodule(name)))
     if not streamed.keys() <= done.keys():
-        yield from quantize_layers(model, step, text, seed, streamed, done, prepared, finished, still)
+        yield from quantize_layers(model, Job(step, streamed, done, prepared, finished, still), text, seed)
     if prepared.folds:
         norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
         plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
-    new = _assembled(model, step, plan, done, prepared.folds)
+    new = _assembled(model, step, plan, done, prepared.folds, seed)
     if step.tune is None:
         return new
+    note = yield from _tuned(model, step, new, text, seed, resume, prepared.folds, (len(todo), total), kept)
+    return replace(new, plans=(*model.plans, plan.model_copy(update={"notes": (*plan.notes, note)})))
+
+
+def _tuned(
+    model: Model, step: Quantize, new: Model, text: Any, seed: int, resume: Snapshot | None, folds: Mapping[str, torch.Tensor],
+    at: tuple[int, int], kept: Callable[[], Snapshot],
+) -> Work[str]:  # fmt: skip
+    """Tune `new` in place against `model`; what came of it in a sentence. `at`: modules done, and steps in all."""
     batches = yield from calibrated(model, text, None, step.window, seed=seed)
     windows, held = split(batches)
     with guard(model.device, "tuning"):
-        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed, prepared.folds)
+        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed, folds)
         if resume is not None and "tuning" in resume.state:
             own = {k.removeprefix("tuning/"): t for k, t in resume.tensors.items() if k.startswith("tuning/")}
             tuning.restore_(own, resume.state["tuning"])
@@ -145,8 +162,7 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
             tensors = {**rounded.tensors, **{f"tuning/{k}": t for k, t in inner.tensors.items()}}
             return Snapshot(tensors, {**rounded.state, "tuning": dict(inner.state)})
 
-        note = yield from tuned(tuning, len(todo), total, with_rounded)
-    return replace(new, plans=(*model.plans, plan.model_copy(update={"notes": (*plan.notes, note)})))
+        return (yield from tuned(tuning, *at, with_rounded))
 
 
 def _streamed(model: Model, step: Quantize, todo: dict[str, ModulePlan]) -> dict[str, ModulePlan]:
@@ -185,7 +201,7 @@ def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
     return lambda rows: weight[rows]
 
 
-def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor]) -> Model:
+def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor], seed: int) -> Model:
     """A copy of the model with the replacements in place; a head tied to the embedding shares its packed weight."""
     tied = tied_head(model)
     replaced = [*done, tied] if tied and embedding_name(model) in done else list(done)
@@ -196,7 +212,7 @@ def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Modu
         new.module.set_submodule(tied, PackedLinear(table.packed, bias_of(model.module.get_submodule(tied))))
     fold_layer_(new.module, folds, done=done)
     new.module.eval().requires_grad_(False)
-    return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
+    return replace(new, recipe=model.recipe.then(step, seed), plans=(*model.plans, plan))
 
 
 def _restored(resume: Snapshot, model: Model) -> tuple[dict[str, nn.Module], Prepared]:

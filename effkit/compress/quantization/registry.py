@@ -5,15 +5,14 @@ What is built in enters here as a plug-in does; a third party uses the entry-poi
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
 
 from effkit.spec.errors import choice
+from effkit.spec.plugins import imported, table
 
 if TYPE_CHECKING:
     from effkit.hardware.device import Device
@@ -70,21 +69,20 @@ class Method(Protocol):
 
 
 @cache
-def table() -> dict[str, str]:
+def names() -> dict[str, str]:
     """All names and where their methods live, built in or brought by plug-ins."""
-    return {point.name: point.value for point in entry_points(group="effkit.methods")} | METHODS
+    return table("effkit.methods", METHODS)
 
 
 @cache
 def method(name: str) -> Method:
     """The method of that name. BadInput lists the names."""
-    known = table()
+    known = names()
     if name not in known:
         raise choice("method", name, sorted(known))
-    module, _, attribute = known[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return imported(known[name])
 
 
 def methods() -> dict[str, Method]:
     """Every method by name."""
-    return {name: method(name) for name in table()}
+    return {name: method(name) for name in names()}

@@ -118,7 +118,7 @@ class Stream:
         return other
 
     def working_copy(self, index: int, done: dict[str, nn.Module], shared: bool = False) -> nn.Module:
-        """A copy of a layer, with what is done already in the form of ordinary linears.
+        """A copy of a layer, in which what is done already computes with the weights that it stands for.
 
         shared: it holds the model's own weights, for those who replace modules and change no weight in place.
         """
@@ -207,14 +207,26 @@ def looked_at(work: Generator[int, None, Seen]) -> Generator[None, None, Seen]:
         yield
 
 
+class Unpacked(nn.Module):
+    """A packed linear that computes with exactly the weights it stands for, whatever engines there are; they are made for
+    every pass, so that of a layer's float weights only one stands there at a time."""
+
+    def __init__(self, packed: PackedLinear) -> None:
+        super().__init__()
+        self.packed = packed
+        self.in_features, self.out_features = packed.in_features, packed.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        return self.packed.packed.dequantized()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.packed.bias)
+
+
 def plain(module: nn.Module) -> nn.Module:
-    """An ordinary linear with the weights that a replaced one stands for."""
-    if not is_replaced(module) or not isinstance(module, PackedLinear):
-        return module
-    linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-    linear.weight = nn.Parameter(module.packed.dequantized(), requires_grad=False)
-    linear.register_parameter("bias", module.bias)
-    return linear
+    """A module that computes with the weights that a packed linear stands for; any other is itself."""
+    return Unpacked(module) if isinstance(module, PackedLinear) else module
 
 
 def same_memory(a: Tensor, b: Tensor) -> bool:

@@ -8,13 +8,13 @@ A third party adds an engine through the entry-point group "effkit.engines".
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+from effkit.spec.plugins import imported, table
 
 if TYPE_CHECKING:
     from effkit.models.packed import PackedWeight
@@ -102,12 +102,7 @@ class Choice:
 @cache
 def engines() -> dict[str, Engine]:
     """All engines by name, in the order in which they are tried: plug-ins first."""
-    known = {point.name: point.value for point in entry_points(group="effkit.engines")} | ENGINES
-    found: dict[str, Engine] = {}
-    for name, place in known.items():
-        module, _, attribute = place.partition(":")
-        found[name] = getattr(importlib.import_module(module), attribute)()
-    return found
+    return {name: imported(place)() for name, place in table("effkit.engines", ENGINES).items()}
 
 
 @cache

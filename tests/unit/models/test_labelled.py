@@ -257,12 +257,12 @@ def test_a_plug_in_brings_a_set(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[effkit.datasets]\ntheirs = theirs:read\nhealthcare = theirs:read\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    module.table.cache_clear()
+    module.named_sets.cache_clear()
     try:
         assert read_labelled("theirs").name == "theirs"
-        assert module.table()["healthcare"] == module.DATASETS["healthcare"], "a plug-in does not replace what is built in"
+        assert module.named_sets()["healthcare"] == module.DATASETS["healthcare"], "a plug-in does not replace what is built in"
     finally:
-        module.table.cache_clear()
+        module.named_sets.cache_clear()
         sys.modules.pop("theirs", None)
 
 

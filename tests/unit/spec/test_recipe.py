@@ -111,6 +111,7 @@ def test_defaults_are_written_out():
         "calibration": None,
         "samples": 64,
         "window": 256,
+        "rotate": False,
         "learn_steps": 200,
         "tune": None,
         "tune_steps": 100,

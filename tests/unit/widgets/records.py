@@ -23,6 +23,7 @@ def estimate(value: float, width: float = 0.02, unit: str = "") -> Estimate:
 def record(name: str, recipe: Recipe = BASE, bytes: int = 1_000_000, retained: float = 1.0, decode: float = 30.0, seed: int = 0) -> Record:
     """A record that keeps `retained` of a base with perplexity 20."""
     kl = 1 / retained - 1
+    kls = tuple(float(v) for v in kl * np.exp(np.random.default_rng(seed + 100).normal(0, 0.02, 16)))
     nll = tuple(float(v) for v in math.log(20 / retained) + np.random.default_rng(seed).normal(0, 1e-3, 16))
     quality = Quality(
         perplexity=estimate(20 / retained),
@@ -34,7 +35,7 @@ def record(name: str, recipe: Recipe = BASE, bytes: int = 1_000_000, retained: f
         tokens=1024,
         window=64,
         windows=16,
-        blocks=Blocks(tokens=64, nll=nll),
+        blocks=Blocks(tokens=64, nll=nll, kl=kls),
     )
     profile = Profile(
         device="cpu (toy)",

@@ -134,6 +134,9 @@ def test_verify_quantizes_with_these_bits_and_puts_the_measurement_beside_the_pr
     (row,) = card.verified
     assert (row["bytes"], row["predicted"], row["bits"]) == (chosen.bytes, chosen.kl, chosen.bits)
     assert row["kl"][0] == card.quality.kl.mean.value == ek.evaluate(small, tiny_llama, TEXT, floor=False, **FEW).kl.mean.value
+    assert small.recipe.steps[0].method == "search"  # which the predictions are made for
+    assert card.allocation.kl == pytest.approx(row["kl"][0])  # what was measured sets the scale of what follows
+    assert card.map["scale"] == card.sensitivity.scale == pytest.approx(row["kl"][0] / chosen.kl)
     xs, ys = points(card.history, "error")
     errors = dict(zip(xs, ys, strict=True))
     assert sorted(errors) == [i for i, m in enumerate(found.modules) if chosen.bits[m.module] != 16]

@@ -76,9 +76,10 @@ def click(card, what, **values):
 
 def test_a_run_is_followed_to_its_end_in_few_messages():
     async def main():
-        card = RunMonitor(ek.start(count, 3000))
+        card = RunMonitor(ek.start(count, 3000, hold_at=1))
         browser = Browser(card)
         begun = time.monotonic()
+        gate.set()
         assert await card == 3000
         return card, browser, time.monotonic() - begun
 

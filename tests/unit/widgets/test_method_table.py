@@ -22,13 +22,23 @@ def test_least_kl_first_and_ties_between_neighbours():
     card = MethodTable([base, far, near, twin], seconds={"near": 2.5, far.id: 60.0})
     assert [row["name"] for row in card.rows] == ["near", "twin", "far"]
     assert [row["name"] for row in card.rows] == [r.name for r in card.records]
-    assert not_distinguishable(near, twin)
+    assert not_distinguishable(near, twin, "kl")
     assert [row["next"] for row in card.rows] == ["same", "different", None]
     assert [row["seconds"] for row in card.rows] == [2.5, None, 60.0]
     assert card.config["base_bytes"] == base.cost.bytes
     assert card.rows[0]["kl"] == pytest.approx([1 / 0.9 - 1, (1 / 0.9 - 1) * 0.98, (1 / 0.9 - 1) * 1.02])
     assert card.sentence == "near loses least: KL 0.111 [0.109, 0.113] at 150 kB. Not distinguishable from it: twin."
     assert repr(card) == "MethodTable('near', 'twin', 'far')"
+
+
+def test_models_of_one_loss_that_differ_in_kl_are_told_apart():
+    near, far = four("near", 0.9, 1), four("far", 0.7, 1)
+    blocks = far.quality.blocks.model_copy(update={"nll": near.quality.blocks.nll})  # by chance as good on this text
+    far = far.model_copy(update={"quality": far.quality.model_copy(update={"blocks": blocks})})
+    assert not_distinguishable(near, far)
+    card = MethodTable([near, far])
+    assert [row["next"] for row in card.rows] == ["different", None]
+    assert card.sentence == "near loses least: KL 0.111 [0.109, 0.113] at 150 kB."
 
 
 def test_texts_that_differ_are_not_compared_and_unmeasured_come_last():

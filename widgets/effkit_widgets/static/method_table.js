@@ -23,7 +23,7 @@ export default {
       const { svg, width } = it, list = rows(), narrow = width < 620, pitch = narrow ? 66 : 54, top = 8, bottom = 40, height = top + list.length * pitch + bottom;
       fill(svg, { viewBox: `0 0 ${width} ${height}`, height });
       svg.replaceChildren();
-      const left = narrow ? 10 : Math.min(380, Math.max(...list.flatMap((row) => [name(row).length * 7, note(row).length * 5.9])) + 16), right = narrow ? 16 : 140;
+      const left = narrow ? 10 : Math.min(380, Math.max(...list.flatMap((row) => [name(row).length * 7, note(row).length * 5.9])) + 16), figure = (row) => (row.kl[0] === null ? say("noKl") : intervalText(row.kl)), right = narrow ? 16 : Math.max(...list.map((row) => figure(row).length)) * 7 + 22;
       const values = list.flatMap((row) => row.kl).filter((v) => v > 0), floor = config.floor, log = Math.max(...values) > 5 * Math.min(...values);
       const near = floor && values.length && floor > Math.min(...values) / 30 ? [floor] : [], X = scale(extent([...values, ...near], { log, floor: 0 }), [left, width - right], log);
       const foot = height - bottom, mid = (i) => top + i * pitch + (narrow ? 48 : pitch / 2 - 5);
@@ -41,7 +41,7 @@ export default {
           whiskers(group, x, y, low > 0 || (!log && low !== null) ? [X(low), X(high)] : null, null);
           s("path", { d: shapePath(SHAPES[row.kind], 5.5), transform: `translate(${x} ${y})`, class: "ek-mark" }, group);
         }
-        s("text", { x: narrow ? width : width - right + 14, y: narrow ? y - 32 : y + 4, "text-anchor": narrow ? "end" : "start" }, group, value === null ? say("noKl") : intervalText(row.kl));
+        s("text", { x: narrow ? width : width - right + 14, y: narrow ? y - 32 : y + 4, "text-anchor": narrow ? "end" : "start" }, group, figure(row));
         const hit = s("rect", { x: 0, y: top + i * pitch, width, height: pitch - 2, fill: "transparent" }, group);
         hit.addEventListener("pointerenter", () => show(i, false));
         hit.addEventListener("pointerleave", hide);
@@ -52,7 +52,7 @@ export default {
         const y0 = places[i].y, y1 = places[i + 1].y, x = Math.max(left, Math.min(width - right - 2, Math.max(...[row, list[i + 1]].flatMap((r) => r.kl.filter((v) => v > 0).map(X))) + 12)), words = say(row.next === "same" ? "same" : "unknownPair");
         const group = s("g", { "data-tie": row.next }, g), room = width - x - 8 > words.length * 6.2;
         s("path", { d: `M${x - 5},${y0 + 4}h5V${y1 - 4}h-5`, fill: "none", stroke: "currentColor", "stroke-width": 1.3 }, group);
-        s("text", { x: room ? x + 6 : x - 8, y: (y0 + y1) / 2 + 4, "text-anchor": room ? "start" : "end", class: "ek-halo", style: "font-style:italic" }, group, words);
+        s("text", { x: room ? x + 6 : narrow ? Math.min(...row.kl.filter((v) => v > 0).map(X)) - 12 : x - 8, y: narrow && !room ? y0 + 4 : (y0 + y1) / 2 + 4, "text-anchor": room ? "start" : "end", class: "ek-halo", style: "font-style:italic" }, group, words);
       });
       it.box.dataset.points = list.length; svg.dataset.points = list.length;
       if (cursor >= 0) show(cursor, false);

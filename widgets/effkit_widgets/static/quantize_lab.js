@@ -7,7 +7,7 @@ Object.assign(STRINGS, {
   groupGloss: { en: "Weights that share one scale. Smaller groups follow the weights better and store more scales." },
   embeddingGloss: { en: "The embedding and the head are half of a small model." }, symmetricGloss: { en: "No zero point: fewer bytes, a coarser fit." },
   rowsGroup: { en: "whole rows" }, autoGroup: { en: "automatic" }, keepExact: { en: "as they are" },
-  planSays: { en: "{n} modules are quantized; {a} become {b}, {v} times smaller." }, leftAlone: { en: "Left alone: {names} ({why})." }, andMore: { en: "{name} and {n} more" },
+  planSays: { en: "{n} modules are quantized; {a} become {b}, {v} times smaller." }, planTakes: { en: " Rounding takes about {t} and {m} of memory at its peak, within a factor of two." }, leftAlone: { en: "Left alone: {names} ({why})." }, andMore: { en: "{name} and {n} more" },
   noPlan: { en: "This choice has no plan; the message above says why." },
   module: { en: "module" }, errorLabel: { en: "relative error" }, errorGloss: { en: "size of the rounding error over size of the weights" }, moduleNo: { en: "module" },
   waitingErrors: { en: "Points appear as modules are rounded" },
@@ -43,7 +43,7 @@ export default {
       const reasons = new Map();
       for (const row of rows()) if (row[3] === "keep" && row[9]) reasons.set(row[9], [...(reasons.get(row[9]) ?? []), row[0]]);
       const lines = [...reasons].map(([why, names]) => say("leftAlone", { names: names.length > 1 ? say("andMore", { name: names[0], n: names.length - 1 }) : names[0], why }));
-      planText.replaceChildren(h("span", {}, say("planSays", { n: acting().length, a: bytesText(plan.before), b: bytesText(plan.after), v: three(plan.before / plan.after) })),
+      planText.replaceChildren(h("span", {}, say("planSays", { n: acting().length, a: bytesText(plan.before), b: bytesText(plan.after), v: three(plan.before / plan.after) }), plan.seconds ? say("planTakes", { t: duration(plan.seconds), m: bytesText(plan.peak) }) : ""),
         h("ul", { class: "ek-quiet" }, [...lines, ...plan.notes].map((line) => h("li", {}, line))));
     }
 

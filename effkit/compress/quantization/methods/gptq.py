@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effkit.models.checks import finite
-
+from ..factoring import Factor, inverse_factor_
 from ..rounding import Rounded, fit
 from .rtn import RoundToNearest
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from ..streaming import Seen
 
 BLOCK = 128  # inputs rounded between two updates of all the rest
-DAMPING = 0.01  # of the mean of H's diagonal
-TRIES = 6
 
 
 class GPTQ(RoundToNearest):
@@ -45,19 +42,18 @@ class GPTQ(RoundToNearest):
 
 @dataclass(frozen=True)
 class Prepared:
-    """diagonal of H; the order of the inputs; upper Cholesky factor of the inverse of H in that order."""
+    """diagonal of H; the order of the inputs; the factor of the inverse of H in that order."""
 
     diagonal: torch.Tensor
     order: torch.Tensor
-    factor: torch.Tensor
+    factor: Factor
 
     @classmethod
     def of(cls, hessian: torch.Tensor) -> Prepared:
-        diagonal = hessian.diagonal().float().clone()
+        """From H, float32, which is used up."""
+        diagonal = hessian.diagonal().clone()
         order = torch.argsort(diagonal, descending=True, stable=True)
-        ordered = [hessian[order.unsqueeze(1), order].float()]
-        del hessian
-        return cls(diagonal, order, inverse_factor_(ordered))
+        return cls(diagonal, order, inverse_factor_(hessian, order))
 
 
 def gptq(
@@ -67,7 +63,7 @@ def gptq(
 
     A generator, so that a large matrix can be interrupted; its return value is the result. Nothing given is changed.
     """
-    return (yield from rounded_in_order(weight, Prepared.of(hessian), bits, group_size, symmetric, scale_dtype))
+    return (yield from rounded_in_order(weight, Prepared.of(hessian.float().clone()), bits, group_size, symmetric, scale_dtype))
 
 
 def rounded_in_order(
@@ -75,7 +71,7 @@ def rounded_in_order(
 ) -> Generator[None, None, Rounded]:
     """`gptq` with what is common to all weights that read the same inputs."""
     rows, columns = weight.shape
-    order, factor = prepared.order, prepared.factor
+    order = prepared.order
     scales, zeros = fit(weight, bits, group_size, symmetric, scale_dtype, prepared.diagonal)
     yield
     w = weight[:, order].float()
@@ -86,7 +82,7 @@ def rounded_in_order(
     highest = 2**bits - 1
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
-        block, u = w[:, start:end], factor[start:end, start:end]
+        block, u = w[:, start:end], prepared.factor.rows(start, end)
         errors = torch.empty_like(block)
         scale, zero = steps[:, group_of[start:end]], offsets[:, group_of[start:end]]
         chosen = torch.empty_like(block)
@@ -94,46 +90,13 @@ def rounded_in_order(
             column, s, z = block[:, j], scale[:, j], zero[:, j]
             q = (torch.round(column / s) + z).clamp_(0, highest)
             error = (column - (q - z) * s) / u[j, j]
-            block[:, j:] -= error.unsqueeze(1) * u[j, j:].unsqueeze(0)
+            block[:, j:] -= error.unsqueeze(1) * u[j, j : end - start].unsqueeze(0)
             errors[:, j], chosen[:, j] = error, q
         integers[:, start:end] = chosen.to(torch.uint8)
         if end < columns:  # torch_npu gives a product without columns another shape
-            w[:, end:] -= errors @ factor[start:end, end:]
+            w[:, end:] -= errors @ u[:, end - start :]
         yield
     return Rounded(integers[:, torch.argsort(order)], scales, zeros)
-
-
-def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """`inverse_factor_` of a copy."""
-    return inverse_factor_([hessian.float().clone()])
-
-
-def inverse_factor_(only: list[torch.Tensor]) -> torch.Tensor:
-    """The upper Cholesky factor of the inverse of H with its diagonal raised, ten times more after every failure.
-
-    Inputs that are always zero get a diagonal of 1: their weights do not matter. H, the `only` one of a list that is
-    emptied, is used up: of a large one there should never be three. Raises ArithmeticError if H is not finite.
-    """
-    h = only.pop()
-    diagonal = h.diagonal()
-    diagonal[diagonal <= 0] = 1.0
-    damping, raised = DAMPING * float(diagonal.mean()), 0.0
-    for _ in range(TRIES):
-        diagonal.add_(damping - raised)
-        raised = damping
-        lower, failed = torch.linalg.cholesky_ex(h)
-        if not int(failed):
-            del h, diagonal
-            inverse = torch.cholesky_inverse(lower)
-            del lower
-            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not int(failed) and finite(upper):
-                return upper
-            h = torch.cholesky_inverse(torch.linalg.cholesky_ex(inverse).L)
-            diagonal = h.diagonal()
-            del inverse, upper
-        damping *= 10
-    raise ArithmeticError(f"the inputs' {tuple(h.shape)} second moments have no Cholesky factor, whatever is added to their diagonal")
 
 
 METHOD = GPTQ()

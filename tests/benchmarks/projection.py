@@ -1,0 +1,101 @@
+"""How far are projections from measured serving latencies? Times per output token and to the first token, as percentage errors.
+
+    python tests/benchmarks/projection.py [FILE.csv] [--configs DIR] [--rows]
+
+FILE has the columns of aiconfigurator's silicon_sample.csv; configs of the models lie in `model_configs/` beside it, or in DIR.
+Only the constants that the project ships take part (data/efficiencies.toml); nothing is fitted here. Which rows are left out, and
+why, is written in served_rows.py, and counted. The last line is one JSON object: percentage errors, each also for dense models on
+one device, dense, mixture-of-experts, each device, each number of devices, and the parts that the fit did and did not see.
+Goals: dense on one device, time per output token, median at most 5%, mean at most 8%; all rows, median at most 10%, mean at most 15%.
+`inside_interval` is the share of rows whose time per output token lies in the interval shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from reporting import last_line, shared
+from served_rows import Row, configs_beside, read_rows
+
+from effkit.hardware.projection import Projection, project
+
+
+def projected(row: Row) -> Projection:
+    s = row.setting
+    return project(
+        row.shape, on=row.device, prompt=s.prompt, new_tokens=s.new_tokens, batch=s.batch, format=s.format,
+        tensor_parallel=s.tensor_parallel, attention_data_parallel=s.attention_data_parallel, expert_parallel=s.expert_parallel,
+        pipeline_parallel=s.pipeline_parallel, accepted=s.accepted, cache_bytes=s.cache_bytes, backend=row.backend,
+    )  # fmt: skip
+
+
+def errors(rows: Sequence[Row], found: Sequence[Projection]) -> dict[str, float]:
+    """Median and mean absolute percentage errors."""
+    token, first, inside = [], [], []
+    for row, projection in zip(rows, found, strict=True):
+        tpot, ttft = projection.time_per_output_token, projection.time_to_first_token
+        assert tpot.value is not None
+        assert ttft.value is not None
+        assert tpot.low is not None
+        assert tpot.high is not None
+        token.append(100 * abs(tpot.value / 1000 / row.tpot - 1))
+        first.append(100 * abs(ttft.value / 1000 / row.ttft - 1))
+        inside.append(tpot.low <= 1000 * row.tpot <= tpot.high)
+    return {
+        "rows": len(rows),
+        "tpot_median_ape": round(statistics.median(token), 2),
+        "tpot_mape": round(statistics.fmean(token), 2),
+        "ttft_median_ape": round(statistics.median(first), 2),
+        "ttft_mape": round(statistics.fmean(first), 2),
+        "inside_interval": round(statistics.fmean(inside), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--configs", type=Path, help="a folder of ORG--NAME_config.json; default: model_configs beside the file")
+    parser.add_argument("--rows", action="store_true", help="also print every row's measured and projected times")
+    args = parser.parse_args()
+    path = args.file or shared("validation/served_latency_h100_b200.csv", "FILE.csv")
+    rows, left_out = read_rows(path, args.configs or configs_beside(path))
+    if not rows:
+        raise SystemExit(f"no row of {path.name} can be scored; left out: {dict(left_out)}")
+    found = [projected(row) for row in rows]
+    if args.rows:
+        for row, projection in zip(rows, found, strict=True):
+            print(f"{row.id}\t{1000 * row.tpot:.3f}\t{projection.time_per_output_token}\t{1000 * row.ttft:.1f}\t{projection.bound}")
+    splits = {
+        "dense_single_device": lambda row: not row.shape.moe and row.setting.devices == 1,
+        "dense": lambda row: not row.shape.moe,
+        "moe": lambda row: row.shape.moe,
+        "fitted_part": lambda row: not row.held_out,
+        "held_out_part": lambda row: row.held_out,
+        **{f"held_out_{name}": rule for name, rule in HELD_OUT_SPLITS.items()},
+        **{system: lambda row, own=system: row.system == own for system in sorted({row.system for row in rows})},
+        **{f"{n}_devices": lambda row, own=n: row.setting.devices == own for n in sorted({row.setting.devices for row in rows})},
+        **{name: lambda row, own=name: row.backend == own for name in sorted({row.backend for row in rows})},
+        **{f"model {name}": lambda row, own=name: row.family == own for name in sorted({row.family for row in rows})},
+    }
+    result: dict[str, object] = {**errors(rows, found), "excluded": sum(left_out.values()), "excluded_because": dict(left_out)}
+    for name, rule in splits.items():
+        chosen = [index for index, row in enumerate(rows) if rule(row)]
+        if chosen:
+            part = errors([rows[index] for index in chosen], [found[index] for index in chosen])
+            result[name] = part
+            print(f"{name:32s} " + "  ".join(f"{key} {value}" for key, value in part.items()))
+    last_line(result)
+
+
+HELD_OUT_SPLITS = {
+    "dense_single_device": lambda row: row.held_out and not row.shape.moe and row.setting.devices == 1,
+    "dense": lambda row: row.held_out and not row.shape.moe,
+    "moe": lambda row: row.held_out and row.shape.moe,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Projections: against published figures that no fit has seen, orderings that must hold, and intervals that widen honestly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import effkit as ek
+from effkit.hardware.catalogue import accelerator
+from effkit.hardware.configs import architecture
+from effkit.hardware.efficiencies import constants, efficiencies
+from effkit.hardware.projection import first_token, plausible, prefill_time, project, step_parts
+from effkit.hardware.serving import Demand, Setting, demand, memory_needed
+from effkit.spec.errors import BadInput
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+LLAMA_2_7B = {**LLAMA, "num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000}
+LLAMA_3_8B = {**LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}
+LLAMA_2_70B = {**LLAMA_2_7B, "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
+LLAMA_2_70B["intermediate_size"] = 28672
+QWEN_3_32B = {
+    "model_type": "qwen3", "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "head_dim": 128, "intermediate_size": 25600, "vocab_size": 151936,
+}  # fmt: skip
+MIXTRAL = {**LLAMA_3_8B, "model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
+# model, device, format, batch, prompt, new tokens, devices, tokens/s. gpt-fast's README; LLM-Viewer issue 4 (TensorRT-LLM);
+# documentation and nightly baselines of vllm-ascend. Ascend's launch term was set by the rows of Qwen3-32B in bf16.
+PUBLISHED = [
+    (LLAMA_2_7B, "a100-sxm-80gb", "bf16", 1, 5, 200, 1, 104.9),
+    (LLAMA_2_7B, "a100-sxm-80gb", "int8", 1, 5, 200, 1, 155.6),
+    (LLAMA_3_8B, "a100-sxm-80gb", "bf16", 1, 5, 200, 1, 93.9),
+    (LLAMA_2_70B, "a100-sxm-80gb", "int8", 1, 5, 200, 1, 19.1),
+    (LLAMA_2_7B, "a100-sxm-80gb", "bf16", 256, 128, 128, 1, 5353),
+    (LLAMA_2_7B, "a100-sxm-80gb", "bf16", 32, 128, 2048, 1, 1518),
+    (LLAMA_2_7B, "a100-sxm-80gb", "bf16", 32, 2048, 128, 1, 547),
+    (LLAMA_2_7B, "a100-sxm-80gb", "bf16", 16, 2048, 2048, 1, 613),
+    (QWEN_3_32B, "ascend-910b2", "bf16", 1, 150, 2700, 4, 1 / 0.0551),
+    (QWEN_3_32B, "ascend-910b2", "bf16", 26, 150, 2700, 4, 26 / 0.0647),
+    (QWEN_3_32B, "ascend-910b2", "int8", 72, 3500, 1500, 4, 1065),
+    (QWEN_3_32B, "ascend-910c", "int8", 76, 3500, 1500, 4, 1249),
+]
+
+
+def tpot(model=LLAMA_3_8B, on="h100-sxm", **settings) -> float:
+    value = project(model, on=on, **settings).time_per_output_token.value
+    assert value is not None
+    return value
+
+
+@pytest.mark.parametrize(("model", "on", "format", "batch", "prompt", "new", "devices", "published"), PUBLISHED)
+def test_published_rates_lie_in_the_interval(model, on, format, batch, prompt, new, devices, published):
+    found = project(model, on=on, format=format, batch=batch, prompt=prompt, new_tokens=new, tensor_parallel=devices)
+    rate = found.throughput
+    assert rate.low < published < rate.high, f"{published} {rate}"
+    assert abs(rate.value / published - 1) < 0.2
+    possible = plausible(published, model=model, on=on, batch=batch, format=format, tensor_parallel=devices, prompt=prompt, new_tokens=new)
+    assert possible
+
+
+def test_parts_add_up_and_the_interval_holds_the_value():
+    found = project(MIXTRAL, on="b200", format="fp8", batch=16, tensor_parallel=4, backend="vllm")
+    token = found.time_per_output_token
+    assert sum(found.parts.values()) == pytest.approx(token.value)
+    assert all(value > 0 for value in found.parts.values())
+    assert token.low < token.value < token.high
+    assert found.throughput.value == pytest.approx(16 * 1000 / token.value)
+    assert found.throughput.low == pytest.approx(16 * 1000 / token.high)
+    assert found.bound == max(found.parts, key=lambda name: found.parts[name])
+    assert token.how == found.time_to_first_token.how == "modelled"
+
+
+def test_more_of_anything_costs_more_and_better_devices_cost_less():
+    for on in ("h100-sxm", "ascend-910b2"):
+        batches = [tpot(on=on, batch=batch) for batch in (1, 2, 8, 64)]
+        assert batches == sorted(batches)
+        rates = [batch / time for batch, time in zip((1, 2, 8, 64), batches, strict=True)]
+        assert rates == sorted(rates)
+    assert tpot(prompt=256) < tpot(prompt=2048) < tpot(prompt=16384)
+    assert tpot(batch=32, new_tokens=128) > tpot(batch=32, new_tokens=512)  # prefills of others come more often
+    assert tpot(on="b200") < tpot(on="h200-sxm") < tpot(on="h100-sxm") < tpot(on="a100-sxm-80gb") < tpot(on="l40s")
+    assert tpot(format="int4") < tpot(format="fp8") < tpot(format="bf16") < tpot(format="fp32")
+    shares = [tpot(LLAMA_2_70B, tensor_parallel=n) for n in (1, 2, 4, 8)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] / shares[3] < 8  # communication and launches do not shrink
+    assert tpot(tensor_parallel=2) < tpot(pipeline_parallel=2)  # stages do not shorten one token
+    assert tpot(accepted=1.8) < tpot()
+    first = [project(LLAMA_3_8B, on="h100-sxm", prompt=n).time_to_first_token.value for n in (128, 1024, 8192)]
+    assert first == sorted(first)
+
+
+def test_no_projection_beats_what_the_device_can_do():
+    for on in ("h100-sxm", "a100-sxm-80gb", "rtx-4090", "ascend-910b2"):
+        for batch in (1, 32):
+            for format in ("bf16", "int8", "int4"):
+                found = project(LLAMA_2_7B, on=on, batch=batch, format=format, prompt=64, new_tokens=128)
+                assert found.throughput.value < plausible(1, model=LLAMA_2_7B, on=on, batch=batch, format=format).bound
+
+
+def test_attention_by_sequences_and_whole_experts_move_less_on_many_devices():
+    settings = [
+        Setting("fp8", batch=512, tensor_parallel=64, attention_data_parallel=groups, expert_parallel=groups > 1) for groups in (1, 64)
+    ]
+    shared, apart = (demand(architecture(MIXTRAL), accelerator("h100-sxm"), setting) for setting in settings)
+    assert apart.reduce_bytes < shared.reduce_bytes
+    assert apart.weights > shared.weights  # every device reads all of attention
+    assert apart.cache < shared.cache  # and its own sequences' cache only, where heads are too few to split
+    assert memory_needed(architecture(MIXTRAL), settings[1]) > 0
+
+
+def test_intervals_widen_for_what_the_fit_has_not_seen():
+    def width(model=LLAMA_3_8B, on="h100-sxm", format="bf16", backend="trtllm"):
+        found = project(model, on=on, format=format, backend=backend)
+        return found.time_per_output_token.high / found.time_per_output_token.low, found.basis
+
+    seen, basis = width()
+    assert basis == "The interval is that of settings held out of the fit"
+    for other, why in (
+        (width(on="a100-sxm-80gb"), "no row of the fit was measured on a100-sxm-80gb"),
+        (width(QWEN_3_32B), "no model of the family 'qwen3'"),
+        (width(format="int8"), "no weights of the kind int8"),
+        (width(backend=None), "no runtime of the fit is named"),
+        (width(on="ascend-910b2"), "the stack ascend come from a few published rows"),
+    ):
+        assert other[0] > seen
+        assert why in other[1]
+    assert width(on="ascend-910b2")[0] > width(on="a100-sxm-80gb")[0]
+
+
+def test_plausible_says_no_hardly_and_yes():
+    for rate, begins in ((50, "Yes"), (105, "Yes"), (150, "Hardly"), (155, "No")):
+        found = plausible(rate, model=LLAMA_2_7B, on="a100-sxm-80gb")
+        assert str(found).startswith(begins), str(found)
+        assert bool(found) is (begins != "No")
+    assert plausible(105, model=LLAMA_2_7B, on="a100-sxm-80gb").bound == pytest.approx(
+        2.039e12 / (2 * (6_738_415_616 - 32000 * 4096)), rel=1e-3
+    )
+    assert "arithmetic" in plausible(1e6, model=LLAMA_2_7B, on="a100-sxm-80gb", batch=4096).sentence
+
+
+def test_memory_says_what_does_not_fit():
+    assert project(LLAMA_3_8B, on="h100-sxm").fits
+    found = project(LLAMA_2_70B, on="h100-sxm")
+    assert not found.fits
+    assert "does not fit: it needs" in str(found)
+    assert found.memory == pytest.approx(architecture(LLAMA_2_70B).weight_bytes() + architecture(LLAMA_2_70B).kv_bytes(1024 + 128))
+
+
+def test_what_a_user_may_not_ask():
+    with pytest.raises(BadInput, match="batch is 0"):
+        project(LLAMA_3_8B, on="h100-sxm", batch=0)
+    with pytest.raises(BadInput, match="attention_data_parallel is 3 and tensor_parallel 4"):
+        project(LLAMA_3_8B, on="h100-sxm", tensor_parallel=4, attention_data_parallel=3)
+    with pytest.raises(BadInput, match="format is 'fp5'"):
+        project(LLAMA_3_8B, on="h100-sxm", format="fp5")
+    with pytest.raises(BadInput, match="the link of rtx-4090 is unknown"):
+        project(LLAMA_3_8B, on="rtx-4090", tensor_parallel=2)
+    with pytest.raises(BadInput, match="tokens_per_s is -1"):
+        plausible(-1, model=LLAMA_3_8B, on="h100-sxm")
+
+
+def test_a_loaded_model_its_config_and_its_folder_say_the_same(tiny_llama, tiny_llama_folder):
+    found = [
+        ek.project(model, on="h100-sxm") for model in (tiny_llama, tiny_llama.config, tiny_llama_folder, architecture(tiny_llama.config))
+    ]
+    assert all(one == found[0] for one in found)
+
+
+def test_projecting_needs_no_torch():
+    code = (
+        "import sys, effkit as ek\n"
+        f"print(ek.project({LLAMA_3_8B!r}, on='h100-sxm'))\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "ms per output token" in done.stdout
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_the_fit_finds_constants_that_were_planted(benchmarks):
+    """Times made from known constants: the fit must predict the same, also for combinations that it was not shown."""
+    from fit_efficiencies import Fit
+    from served_rows import Row
+
+    told = {**constants(), "base": {**constants()["base"], "weights": 0.6, "kernel": 5e-6, "prefill": 0.45, "queue": 0.1}}
+    rows = []
+    for model in (LLAMA_3_8B, LLAMA_2_70B, MIXTRAL):
+        shape = architecture(model)
+        for on in ("h100-sxm", "b200"):
+            for backend in ("vllm", "trtllm"):
+                for format in ("bf16", "fp8"):
+                    for batch, prompt, new, devices in ((1, 128, 512, 2), (8, 1024, 512, 2), (64, 1024, 128, 4), (32, 8192, 1024, 8)):
+                        setting = Setting(format, prompt, new, batch, devices)
+                        asked = demand(shape, accelerator(on), setting)
+                        reached = efficiencies(setting.kind, backend, "cuda", told)
+                        token, first = sum(step_parts(asked, reached).values()), first_token(asked, reached)
+                        group = f"{shape.layers} {shape.moe} {on} {backend} {format} {devices}"
+                        rows.append(Row("", shape, accelerator(on), on, backend, setting, asked, token, first, group))
+    fit = Fit(rows)
+    shown = np.array([not (row.backend == "vllm" and row.setting.format == "fp8") for row in rows])
+    token, first = fit.predicted(fit.fitted(shown))
+    assert np.abs(np.log(token / fit.tpot))[shown].max() < 0.03
+    assert np.median(np.abs(np.log(token / fit.tpot))[~shown]) < 0.05
+    assert np.median(np.abs(np.log(first / fit.ttft))) < 0.1
+
+
+def test_rows_are_read_and_left_out_by_rules_that_know_no_prediction(benchmarks, tmp_path):
+    from served_rows import plain, read_rows
+
+    columns = (
+        "id,backend,backend_version,model_path,system,precision,mode,isl,osl,gemm_quant_mode,moe_quant_mode,batch_size,tp_size,pp_size,"
+        "attention_dp_size,moe_tp_size,moe_ep_size,silicon_ttft_ms,silicon_tpot_ms"
+    )
+    rows = [
+        "a_c8_,vllm,1,org/Tiny-Instruct,h100_sxm,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5",
+        "queue_c8_,vllm,1,org/Tiny,h100_sxm,bf16,agg,1024,512,,,8,1,1,1,1,1,9000,7.5",
+        "cache_c8_,vllm,1,org/Tiny,h100_sxm,bf16,agg,8192,512,,,8,1,1,1,1,1,20,7.5",
+        "b_c8_,vllm,1,org/Other,h100_sxm,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5",
+        "c_c8_,vllm,1,org/Tiny,abacus,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5",
+        "d_c8_,vllm,1,org/Tiny,h100_sxm,bf16,disagg,1024,512,,,,,,,,,123,7.5",
+        "e_c8_,vllm,1,org/Tiny,h100_sxm,fp8,agg,1024,512,fp8,fp8,8,1,1,1,1,1,,7.5",
+        "twice_c64_tp4_ep4_1,vllm,1,org/Tiny,h100_sxm,fp8,agg,1024,512,fp8,fp8,64,16,1,1,4,4,123,7.5",
+        "data_c256_tp8_ep8_1,trtllm,1,org/Tiny,h100_sxm,fp8,agg,1024,512,fp8,fp8,32,1,1,8,1,8,123,7.5",
+        "own_c160_tp4_epnone,trtllm,1,org/Tiny,h100_sxm,fp8,agg,1024,512,fp8,fp8,40,4,1,,2,2,223,7.5",
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join([columns, *rows]) + "\n")
+    (tmp_path / "org--Tiny_config.json").write_text(json.dumps(LLAMA_3_8B))
+    found, left_out = read_rows(tmp_path / "rows.csv", tmp_path)
+    assert dict(left_out) == {
+        "queueing": 1, "prefix cache": 1, "unknown model": 1, "unknown device": 1, "disagg": 1, "missing value": 1,
+    }  # fmt: skip
+    read = {row.id.split("_")[0]: row.setting for row in found}
+    told = {name: (s.format, s.batch, s.tensor_parallel, s.attention_data_parallel) for name, s in read.items()}
+    assert told == {"a": ("bf16", 8, 1, 1), "twice": ("fp8", 64, 4, 1), "data": ("fp8", 256, 8, 8), "own": ("fp8", 160, 4, 4)}
+    assert plain("meta-llama/Meta-Llama-3.1-8B-Instruct") == plain("x/Llama-3.1-8B-FP8") == "llama-3.1-8b"
+
+
+def test_time_is_a_function_of_demand_alone_also_for_arrays():
+    shape, device, reached = architecture(MIXTRAL), accelerator("b200"), efficiencies("fp8", "sglang")
+    one = [demand(shape, device, Setting("fp8", 512, 256, batch, 2)) for batch in (1, 16, 128)]
+    together = Demand.stacked(one)
+    assert list(sum(step_parts(together, reached).values())) == pytest.approx([sum(step_parts(d, reached).values()) for d in one])
+    assert list(prefill_time(together, reached)) == pytest.approx([prefill_time(d, reached) for d in one])
+    assert {f.name for f in dataclasses.fields(Demand)} == set(vars(together))
