@@ -38,6 +38,7 @@ _HOME = {
     "Quantize": "spec.recipe",
     "Recipe": "spec.recipe",
     "Record": "spec.record",
+    "Replay": "spec.replay",
     "Run": "lab.run",
     "Store": "lab.store",
     "Student": "spec.recipe",
@@ -68,10 +69,13 @@ _HOME = {
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
+    "read_records": "lab.exchange",
+    "replay": "lab.replay",
     "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
     "sweep": "measure.sweeping",
+    "write_records": "lab.exchange",
 }
 
 __all__ = [
@@ -94,6 +98,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Record",
+    "Replay",
     "Run",
     "Store",
     "Student",
@@ -124,10 +129,13 @@ __all__ = [
     "prune",
     "quantize",
     "read_labelled",
+    "read_records",
+    "replay",
     "sensitivity",
     "start",
     "student",
     "sweep",
+    "write_records",
 ]
 
 if TYPE_CHECKING:
@@ -143,7 +151,9 @@ if TYPE_CHECKING:
     from .hardware.price import break_even_price, price
     from .hardware.projection import plausible, project
     from .lab.claim import claim
+    from .lab.exchange import read_records, write_records
     from .lab.measuring import measure
+    from .lab.replay import replay
     from .lab.run import Run, attach, start
     from .lab.store import Store
     from .measure.bottleneck import bottleneck
@@ -167,6 +177,7 @@ if TYPE_CHECKING:
     from .spec.progress import Progress
     from .spec.recipe import Distill, Prune, Quantize, Recipe, Student
     from .spec.record import Checkpoint, Cost, Profile, Quality, Record
+    from .spec.replay import Replay
 
 
 def __getattr__(name: str) -> Any:

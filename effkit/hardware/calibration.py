@@ -49,8 +49,10 @@ def seconds_each(clock: Clock, calls: Sequence[Callable[[], object]], budget: fl
 def copies(on: Device, budget: float = CASE_SECONDS) -> list[Copy]:
     """Copy rates by size, the largest beyond any cache."""
     clock, found = Clock(on), []
-    sizes = COPIES if on.is_cpu else (*COPIES, 1 << 30)
-    for size in sizes:
+    room = (on.free() or COPIES[-1]) // 4
+    for size in COPIES if on.is_cpu else (*COPIES, 1 << 30):
+        if size > room:
+            continue
         source = torch.ones(size, dtype=torch.uint8, device=on.torch)
         target = torch.empty_like(source)
         seconds = seconds_each(clock, [lambda a=target, b=source: a.copy_(b)], budget)

@@ -24,6 +24,7 @@ from effkit.hardware import calibration as pieces
 from effkit.hardware.clock import Clock
 from effkit.hardware.device import Device
 from effkit.hardware.device import device as find_device
+from effkit.hardware.energy import ProcessorTime
 from effkit.hardware.environment import versions
 from effkit.hardware.memory import guard
 from effkit.models.decoding import Decoder
@@ -70,6 +71,9 @@ def calibrate(
     budget = TIMED * seconds / (len(wanted) * sum(len(sizes) ** 2 for *_, sizes in pieces.cases()))
     begun, total, products = time.perf_counter(), len(wanted) + 2, []
     yield Progress("calibrate", 0, total, "parts", "copies and launches")
+    processor = ProcessorTime()
+    processor.begin()
+    Clock(on).check()
     with guard(on, "calibrating"):
         copied, launch = pieces.copies(on, budget), pieces.launch_seconds(on)
     for done, name in enumerate(wanted):
@@ -83,6 +87,7 @@ def calibrate(
     yield Progress("calibrate", total - 1, total, "parts", "layers")
     with guard(on, "calibrating"):
         layers, overhead, cache = yield from _layers(on, kind, total)
+    processor.end()
     return Calibration(
         device=repr(on),
         device_type=on.type,
@@ -99,6 +104,7 @@ def calibrate(
         step_overhead_seconds=overhead,
         cache_seconds_per_byte=cache,
         overlaps=not on.is_cpu,
+        processor_share=processor.share,
         seconds=time.perf_counter() - begun,
     )
 

@@ -86,8 +86,8 @@ def main() -> None:
             error = 100 * (predicted - measured) / measured
             errors[kind].append(abs(error))
             megabytes = model.stored_bytes / 1e6
-            said = f"{predicted:7.2f} ms predicted, {measured:7.2f} measured ({median:.2f} median), {error:+.1f}%"
-            print(f"{name:18} {kind:6} {megabytes:6.1f} MB: {said}")
+            times = f"{predicted:7.2f} ms predicted, {measured:7.2f} measured ({median:.2f} median), {error:+.1f}%"
+            print(f"{name:18} {kind:6} {megabytes:6.1f} MB: {times}")
             row = {"shape": name, "kind": kind, "predicted_ms": predicted, "measured_ms": measured, "median_ms": median, "error": error}
             rows.append({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
     both = [*errors["dense"], *errors["int8"]]

@@ -25,8 +25,9 @@ ROOF = [
     LLAMA,
     "from effkit.measure.breakdown import breakdown\n"
     "from effkit.spec.calibration import Calibration, Copy, Layer, Product\n"
-    "SIZES = (64, 4096)\nmade = [Product(format='float32', engine='dense', rows=r, inputs=i, outputs=o, bytes=4 * i * o,\n"
-    "    working_set=1 << 28, seconds=1e-6 + max(4 * i * o / 15e9, 2 * r * i * o / 6e10)) for r in (1, 64) for i in SIZES for o in SIZES]\n"
+    "SIZES = (64, 4096)\n"
+    "made = [Product(format='float32', engine='dense', rows=r, inputs=i, outputs=o, bytes=4 * i * o, working_set=1 << 28,\n"
+    "                seconds=1e-6 + max(4 * i * o / 15e9, 2 * r * i * o / 6e10)) for r in (1, 64) for i in SIZES for o in SIZES]\n"
     "here = Calibration(device=repr(base.device), device_type='cpu', date='2026-11-25', timing='planted', dtype='float32',\n"
     "    products=tuple(made), copies=(Copy(bytes=1 << 27, rate=18e9),), launch_seconds=1e-6,\n"
     "    layers=(Layer(weight_bytes=1, seconds=1e-4),), step_overhead_seconds=1e-4, cache_seconds_per_byte=1e-10)\n"
