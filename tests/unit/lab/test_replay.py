@@ -154,7 +154,7 @@ def test_altered_weights_are_named(own, tmp_path):
 
 def test_what_is_not_here_is_asked_for(own, made, tmp_path, tiny_llama):
     shutil.move(tmp_path / "base", tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="cannot be loaded from where it came from.*model="):
+    with pytest.raises(BadInput, match=r"cannot be loaded from where it came from.*model="):
         ek.replay(own, speed=False)
     assert ek.replay(own, model=tmp_path / "elsewhere", speed=False).ok
     assert ek.replay(own, model=tiny_llama, speed=False).ok
