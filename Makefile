@@ -1,12 +1,13 @@
 # make lab     the notebooks in JupyterLab (environment in .venv; no network needed after the first time)
 # make test    everything that is tested, with one summary
 # make check   lint, types and unit tests only
+# make docs    the API reference, from the docstrings, in build/docs
 # make clean   remove what tests and tools leave behind (the environment stays: rm -r .venv)
 
 PYTHON ?= python3
 NOTEBOOK ?= notebooks/00_quickstart.ipynb
 
-.PHONY: lab test check clean
+.PHONY: lab test check docs clean
 
 lab:
 	@"$(PYTHON)" tools/environment.py lab
@@ -19,6 +20,10 @@ test:
 check:
 	@"$(PYTHON)" tools/environment.py test --python-only
 	@.venv/bin/python tests/run.py lint format types unit
+
+docs:
+	@"$(PYTHON)" tools/environment.py test --python-only
+	@.venv/bin/python tools/build_docs.py
 
 clean:
 	rm -rf build dist test-results .pytest_cache .ruff_cache .hypothesis

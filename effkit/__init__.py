@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Calibration": "spec.calibration",
     "Capability": "spec.capability",
     "Checkpoint": "spec.record",
     "Claim": "spec.claim",
@@ -46,7 +47,10 @@ _HOME = {
     "architecture": "hardware.configs",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
+    "bottleneck": "measure.bottleneck",
     "break_even_price": "hardware.price",
+    "breakdown": "measure.breakdown",
+    "calibrate": "measure.calibrating",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
@@ -75,6 +79,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Calibration",
     "Capability",
     "Checkpoint",
     "Claim",
@@ -102,7 +107,10 @@ __all__ = [
     "architecture",
     "attach",
     "best_format",
+    "bottleneck",
     "break_even_price",
+    "breakdown",
+    "calibrate",
     "claim",
     "compare_tokens",
     "device",
@@ -148,6 +156,9 @@ if TYPE_CHECKING:
     from .lab.replay import replay
     from .lab.run import Run, attach, start
     from .lab.store import Store
+    from .measure.bottleneck import bottleneck
+    from .measure.breakdown import breakdown
+    from .measure.calibrating import calibrate
     from .measure.fidelity import evaluate
     from .measure.latency import profile
     from .measure.sweeping import sweep
@@ -156,6 +167,7 @@ if TYPE_CHECKING:
     from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model
+    from .spec.calibration import Calibration
     from .spec.capability import Capability
     from .spec.claim import Claim
     from .spec.errors import EffkitError

@@ -92,6 +92,7 @@ class Capability(Noun):
         return next((side.chance for side in self.sides if side.chance is not None), None)
 
     def side(self, name: str) -> Side:
+        """The side of that name. BadInput lists the names."""
         for side in self.sides:
             if side.name == name:
                 return side
@@ -277,10 +278,12 @@ class Capability(Noun):
         return validated(cls, {**data, "retained": retained_of(teacher, student), **settings}, "the capability")
 
     def to_json(self) -> str:
+        """The capability as JSON, to be stored."""
         return self.model_dump_json(indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Capability:
+        """Read a stored capability, of an older version too. BadInput names what is wrong."""
         return from_json(cls, text, "capability")
 
 

@@ -101,6 +101,7 @@ class Frontier:
         object.__setattr__(self, "y", y)
 
     def point(self, record: Record) -> tuple[float, float] | None:
+        """Where a record lies, (x, y); None where one of the two is unknown."""
         x, y = figure_of(record, self.x).value, figure_of(record, self.y).value
         return None if x is None or y is None else (x, y)
 

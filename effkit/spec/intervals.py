@@ -35,6 +35,7 @@ class Estimate(Noun):
 
     @classmethod
     def unavailable(cls, unit: str = "") -> Estimate:
+        """What could not be measured: no value, which is not zero."""
         return cls(value=None, unit=unit, how="unavailable")
 
     def __str__(self) -> str:

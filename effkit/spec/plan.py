@@ -45,6 +45,7 @@ class Plan(Noun):
         return sum(m.bytes_after for m in self.modules)
 
     def acting(self, action: str = "quantize") -> tuple[ModulePlan, ...]:
+        """The modules to which `action` is done."""
         return tuple(m for m in self.modules if m.action == action)
 
     @property

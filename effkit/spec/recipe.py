@@ -151,6 +151,7 @@ class Prune(Noun):
         return self
 
     def label(self) -> str:
+        """A short name for a chart: '20 layers, ffn 512'."""
         return _shape_label(self)
 
 
@@ -174,6 +175,7 @@ class Student(Noun):
     seed: int = 0
 
     def label(self) -> str:
+        """A short name for a chart: 'new student of 4 layers'."""
         shape = _shape_label(self)
         return f"new student of {shape}" if shape else "new student"
 
@@ -228,6 +230,7 @@ class Distill(Noun):
     text: str | None = None
 
     def label(self) -> str:
+        """A short name for a chart: 'distilled 200 steps'."""
         way = "" if self.objective == "forward-kl" else f" by {self.objective}"
         return f"distilled {self.steps} steps{way}"
 
@@ -258,6 +261,7 @@ class Recipe(Noun):
         return content_hash(self.model_dump(mode="json")["steps"])
 
     def label(self) -> str:
+        """A short name for a chart, of all steps; 'base' where there is none."""
         return " + ".join(step.label() for step in self.steps) or "base"
 
     def kind(self) -> Literal["base", "quantized", "pruned", "distilled", "combined"]:
@@ -303,6 +307,7 @@ class Recipe(Noun):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a JSON file. BadInput where there is none, or as `from_json`."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -313,6 +318,7 @@ class Recipe(Noun):
         return cls.from_json(text, where=path.name)
 
     def to_json(self) -> str:
+        """The recipe as JSON, with all defaults written out."""
         return self.model_dump_json(indent=2)
 
 

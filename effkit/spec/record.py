@@ -247,10 +247,12 @@ class Record(Noun):
         return upgrade(data, VERSION, "record") if isinstance(data, dict) else data
 
     def to_json(self) -> str:
+        """The record as JSON, to be stored."""
         return self.model_dump_json(indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
+        """Read a stored record, of an older version too. BadInput names what is wrong."""
         return from_json(cls, text, "record")
 
     def figure(self, name: str) -> Estimate:
