@@ -223,12 +223,15 @@ def test_times_differ_by_more_than_their_intervals(made):
         )
 
     then = timed((10.0, 10.2, 9.8, 10.1, 9.9))
+    then = then.model_copy(update={"environment": {**then.environment, "load": 0.1}})
     for times, verdict in (
         ((10.5, 10.6, 10.4, 10.5, 10.5), "within tolerance"),
         ((20.0, 20.2, 19.8, 20.1, 19.9), "different"),
         ((5.0, 30.0, 6.0, 25.0, 8.0), "not distinguishable"),
     ):
-        assert compared(then, timed(times)).outcome("output_token_ms").verdict == verdict
+        outcome = compared(then, timed(times)).outcome("output_token_ms")
+        assert (outcome.verdict, outcome.causes) == (verdict, ())
+        assert ("a load of 0.1 then, of " in outcome.why) == (verdict == "different")  # only what is different needs a reason
 
 
 def test_nothing_is_taken_from_what_was_kept(tiny_llama):
