@@ -33,6 +33,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "memory": total_memory(),
         "threads": torch.get_num_threads(),
         "devices": [repr(device) for device in devices()],

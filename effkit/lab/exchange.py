@@ -25,7 +25,7 @@ ALLOWED = "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), o
 
 def read_records(path: str | Path) -> tuple[Record, ...]:
     """The records in a file or folder: `record.json` (one record or a list), the folder that `effkit run` wrote, an RO-Crate
-    (.zip, or unpacked), a model's folder or safetensors file that carries its record. BadInput where there is none."""
+    (.zip), a model's folder or safetensors file that carries its record. BadInput where there is none."""
     path = Path(os.path.expanduser(path))
     if path.is_dir():
         if (path / "record.json").is_file():

@@ -125,7 +125,7 @@ def compared(then: Record, now: Record, speed: bool = True) -> Replay:
             continue
         outcome = Outcome(figure=name, label=label, then=a, now=b, verdict=_verdict(name, a, b, then, now))
         if outcome.verdict != "same":
-            kinds, why = _reason(name, b, changes, weights)
+            kinds, why = _reason(name, b, changes, weights, _busy(then, now))
             why = why if kinds or outcome.verdict == "different" else ""  # what is within the noise needs no excuse
             outcome = outcome.model_copy(update={"causes": kinds, "why": why})
         found.append(outcome)
@@ -187,14 +187,14 @@ def _floor(name: str, then: Record, now: Record) -> float | None:
     return max(values, default=None)
 
 
-def _reason(name: str, now: Estimate, changes: tuple[Change, ...], weights: bool | None) -> tuple[tuple[Kind, ...], str]:
+def _reason(name: str, now: Estimate, changes: tuple[Change, ...], weights: bool | None, busy: str) -> tuple[tuple[Kind, ...], str]:
     """What can have changed a figure: kinds, and in words."""
     if now.value is None:
         return (), "was not measured this time"
     able = [change for change in changes if _can(change, name, weights)]
     kinds: tuple[Kind, ...] = tuple(dict.fromkeys(change.kind for change in able))
     if not able:
-        return (), _unexplained(name, weights)
+        return (), _unexplained(name, weights, busy)
     told = []
     for kind in kinds:
         own = [str(change) for change in able if change.kind == kind]
@@ -210,14 +210,20 @@ def _can(change: Change, name: str, weights: bool | None) -> bool:
     return True
 
 
-def _unexplained(name: str, weights: bool | None) -> str:
+def _unexplained(name: str, weights: bool | None, busy: str) -> str:
     if name in SPEED or name == "peak_memory":
-        return "nothing that the record names has changed; what else the machine does changes times too: run it again when it is idle"
+        return f"nothing that the record names has changed; other work changes times too{busy}: run it again when all is idle"
     if weights:
         return "nothing that the record names has changed, nor have the weights: this figure may have been altered"
     return (
         "nothing that the record names has changed: a step may read text that its recipe does not name, or a kernel adds in no fixed order"
     )
+
+
+def _busy(then: Record, now: Record) -> str:
+    """How busy the machine was, where both records know: processes that wanted to run, a minute's mean."""
+    before, after = (record.environment.get("load") for record in (then, now))
+    return "" if before is None or after is None else f" (a load of {before} then, of {after} now)"
 
 
 def changes_between(then: Record, now: Record) -> Iterator[Change]:

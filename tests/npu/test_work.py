@@ -299,3 +299,16 @@ def test_a_projection_is_of_the_catalogues_device_and_never_of_the_simulated_one
     assert "(projected)" in str(here)
     assert "a few published rows" in here.basis
     assert here.parts["launches"] > ek.project(base, on="h100-sxm", batch=4).parts["launches"]
+
+
+def test_a_record_of_the_npu_is_run_again_there(base, tiny_llama_folder):
+    small = ek.quantize(base, group_size=32)
+    given = {"window": 64, "windows": 2, "prompt": 16, "new_tokens": 2, "repeats": 2, "store": False}
+    record = ek.measure(small, base, TEXT, **given)
+    done = ek.replay(record, on=TEXT, speed=False)
+    assert done.ok
+    assert done.same_weights is True
+    assert done.again.fingerprint.device == record.fingerprint.device == record.profile.device
+    there = ek.replay(record, on=TEXT, speed=False, device="cpu")
+    assert {change.kind for change in there.changes} == {"device"}
+    assert all(outcome.verdict != "different" for outcome in there.outcomes)

@@ -255,3 +255,38 @@ def test_a_model_is_exported(here, tiny_llama, tmp_path):
     assert (code, said) == (2, "")
     assert told.splitlines()[-1].startswith("effkit: strict is True and 1 of 29 tensors cannot be kept")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_replay_runs_a_record_again_from_every_form_of_it(here, tmp_path, tiny_llama_folder):
+    out, text = tmp_path / "out", tmp_path / "text.txt"
+    text.write_text("The machine measures what it keeps and what it costs. " * 60)
+    code, _, told = run_here(here, tmp_path, out, tiny_llama_folder, text)
+    assert code == 0, told
+    record = Record.from_json((out / "record.json").read_text())
+    assert ek.read_records(out / "model") == (record,)
+    ek.write_records(record, tmp_path / "crate.zip")
+    for form in (out, out / "record.json", out / "model" / "model.safetensors", tmp_path / "crate.zip"):
+        code, said, told = here("replay", form, "--no-speed")
+        assert code == 0, told
+        last = json.loads(said.splitlines()[-1])
+        assert (last["ok"], last["same_weights"], last["record"], last["changes"]) == (True, True, record.id, [])
+        assert {figure: v["verdict"] for figure, v in last["figures"].items()} == dict.fromkeys(
+            ("retained", "agreement", "kl", "perplexity", "bytes"), "same"
+        )
+        assert re.search(r"^Perplexity +\d.* same$", told, re.M)
+
+    text.write_text("Nothing in this sentence was in the other one, and so its figures differ. " * 60)
+    code, said, told = here("replay", out, "--no-speed")
+    last = json.loads(said.splitlines()[-1])
+    assert (code, last["ok"]) == (1, False)
+    assert last["figures"]["perplexity"]["verdict"] == "different"
+    assert last["figures"]["perplexity"]["causes"] == ["data"]
+    assert "different" in told
+    assert "data: the text was" in told
+    code, said, told = here("replay", tmp_path / "nothing.json")
+    assert (code, said) == (2, "")
+    assert "there is no file" in told
+
+
+def run_here(here, folder: Path, out: Path, model: Path, text: Path) -> tuple[int, str, str]:
+    return here("run", recipe(folder, RTN), "--out", out, "--model", model, "--text", text, "--no-store", *QUICK)

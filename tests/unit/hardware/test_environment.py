@@ -17,6 +17,7 @@ def test_it_is_json_and_says_what_a_reader_needs():
     assert found["threads"] == torch.get_num_threads()
     assert found["devices"][-1].startswith("cpu (")
     assert found["python"] == platform.python_version()
+    assert found["load"] >= 0
     assert found["revision"] is None or len(found["revision"].rstrip("+")) == 12
 
 
