@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Calibration": "spec.calibration",
     "Capability": "spec.capability",
     "Checkpoint": "spec.record",
     "Claim": "spec.claim",
@@ -37,6 +38,7 @@ _HOME = {
     "Quantize": "spec.recipe",
     "Recipe": "spec.recipe",
     "Record": "spec.record",
+    "Replay": "spec.replay",
     "Run": "lab.run",
     "Store": "lab.store",
     "Student": "spec.recipe",
@@ -45,7 +47,10 @@ _HOME = {
     "architecture": "hardware.configs",
     "attach": "lab.run",
     "best_format": "compress.quantization.sensitivity",
+    "bottleneck": "measure.bottleneck",
     "break_even_price": "hardware.price",
+    "breakdown": "measure.breakdown",
+    "calibrate": "measure.calibrating",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.device",
@@ -64,13 +69,17 @@ _HOME = {
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
+    "read_records": "lab.exchange",
+    "replay": "lab.replay",
     "sensitivity": "compress.quantization.sensitivity",
     "start": "lab.run",
     "student": "compress.distillation.students",
     "sweep": "measure.sweeping",
+    "write_records": "lab.exchange",
 }
 
 __all__ = [
+    "Calibration",
     "Capability",
     "Checkpoint",
     "Claim",
@@ -89,6 +98,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Record",
+    "Replay",
     "Run",
     "Store",
     "Student",
@@ -97,7 +107,10 @@ __all__ = [
     "architecture",
     "attach",
     "best_format",
+    "bottleneck",
     "break_even_price",
+    "breakdown",
+    "calibrate",
     "claim",
     "compare_tokens",
     "device",
@@ -116,10 +129,13 @@ __all__ = [
     "prune",
     "quantize",
     "read_labelled",
+    "read_records",
+    "replay",
     "sensitivity",
     "start",
     "student",
     "sweep",
+    "write_records",
 ]
 
 if TYPE_CHECKING:
@@ -135,9 +151,14 @@ if TYPE_CHECKING:
     from .hardware.price import break_even_price, price
     from .hardware.projection import plausible, project
     from .lab.claim import claim
+    from .lab.exchange import read_records, write_records
     from .lab.measuring import measure
+    from .lab.replay import replay
     from .lab.run import Run, attach, start
     from .lab.store import Store
+    from .measure.bottleneck import bottleneck
+    from .measure.breakdown import breakdown
+    from .measure.calibrating import calibrate
     from .measure.fidelity import evaluate
     from .measure.latency import profile
     from .measure.sweeping import sweep
@@ -146,6 +167,7 @@ if TYPE_CHECKING:
     from .models.labelled import read_labelled
     from .models.loading import load
     from .models.model import Model
+    from .spec.calibration import Calibration
     from .spec.capability import Capability
     from .spec.claim import Claim
     from .spec.errors import EffkitError
@@ -155,6 +177,7 @@ if TYPE_CHECKING:
     from .spec.progress import Progress
     from .spec.recipe import Distill, Prune, Quantize, Recipe, Student
     from .spec.record import Checkpoint, Cost, Profile, Quality, Record
+    from .spec.replay import Replay
 
 
 def __getattr__(name: str) -> Any:

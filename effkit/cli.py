@@ -1,4 +1,4 @@
-"""effkit doctor | export | lab | run: the kit without writing Python. What machines read goes to stdout, what people read to stderr.
+"""effkit doctor | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -7,7 +7,8 @@
     record.json    what it keeps and what it costs
 
 and, while it works or after it was stopped, run/: what the same command needs to go on. record.json comes last, so a
-folder that has it is complete. Exit codes: 0 done, 2 an error that the message explains, 130 or 143 stopped by a signal.
+folder that has it is complete; model/model.safetensors carries the record too. Exit codes: 0 done, 1 a replay that differs,
+2 an error that the message explains, 130 or 143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effkit.spec.errors import BadInput, CannotWrite, EffkitError, Unavailable, bytes_text
+from effkit.lab.foreground import Stopped as _Stopped
+from effkit.lab.foreground import driven as _driven
+from effkit.lab.foreground import stoppable as _stoppable
+from effkit.lab.foreground import watched as _watched
+from effkit.spec.errors import BadInput, CannotWrite, EffkitError, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
-from effkit.spec.progress import Work
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
 
 if TYPE_CHECKING:
-    from effkit.lab.run import Run
     from effkit.models.model import Model
 
 ROOM = 50_000_000  # beside the model itself: tokenizer, events, record
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="doctor | export | lab | run")
+    commands = parser.add_subparsers(required=True, metavar="doctor | export | lab | replay | run")
     doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
     doctor.set_defaults(command=_doctor)
     export = commands.add_parser("export", help="write a model so that llama.cpp, transformers or vLLM read it")
@@ -73,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--port", type=int, default=8888, help="the next free one is taken (default: %(default)s)")
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
     lab.set_defaults(command=_lab)
+    again = commands.add_parser("replay", help="run a stored record again and say of each figure whether it is the same, and why not")
+    again.add_argument("file", help="record.json, the folder of effkit run, a safetensors file or an RO-Crate with one record")
+    again.add_argument("--model", help="where the base lies (default: where the record says it came from)")
+    again.add_argument("--text", metavar="FILE", help="text to measure on (default: what the record names)")
+    again.add_argument("--device", help="cpu, cuda, npu, ... (default: of the record's kind where there is one)")
+    again.add_argument("--seed", type=int, help="another seed than the record's")
+    again.add_argument("--no-speed", action="store_true", help="compare quality and bytes only")
+    again.set_defaults(command=_replay)
     run = commands.add_parser("run", help="make the model of a recipe, measure it and write both to a folder")
     run.add_argument("recipe", help='a JSON file: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4}]}')
     run.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or one where this was interrupted")
@@ -121,6 +130,18 @@ def _lab(arguments: argparse.Namespace) -> int:
     for line in said:
         print(line, file=sys.stderr)
     return serve(folder, port=arguments.port, browser=not arguments.no_browser)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    with _stoppable():
+        from effkit.lab.replay import replay
+
+        given = {"model": arguments.model, "on": arguments.text and Path(arguments.text), "seed": arguments.seed}
+        done = _driven(replay.work(arguments.file, **given, device=arguments.device, speed=not arguments.no_speed))
+    print(done.table(), file=sys.stderr)
+    print(json.dumps({**done.summary(), "seconds": round(time.monotonic() - begun, 1)}))
+    return 0 if done.ok else 1
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -266,6 +287,9 @@ class _Out:
         return _driven(load.work(str(self.model), device=base.device, dtype=str(base.dtype).removeprefix("torch.")))
 
     def finish(self, record: Record) -> None:
+        from effkit.models.stamp import stamp_
+
+        stamp_(self.model, record)
         write_text(self.record, record.to_json() + "\n")
         shutil.rmtree(self.run, ignore_errors=True)
 
@@ -313,80 +337,6 @@ def _check_text(arguments: argparse.Namespace, base: Model) -> None:
     from effkit.measure.material import material_for
 
     material_for(base, base, arguments.text and Path(arguments.text), arguments.window, arguments.windows)
-
-
-class _Stopped(BaseException):
-    """SIGINT or SIGTERM. Not an Exception, so that nothing on the way takes it for an error of its own."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Signals become _Stopped, once: the tidying up that follows is not interrupted again."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def stop(number: int, frame: object) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    except _Stopped:
-        print("effkit: stopped. Nothing half-written is left; the same command goes on from what is there.", file=sys.stderr)
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _driven(work: Work[Any]) -> Any:
-    """Drive `work` in this thread, telling how it goes."""
-    from effkit.lab.history import History
-    from effkit.lab.voice import Voice
-
-    history, voice, begun = History(), Voice(), time.monotonic()
-    try:
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value
-            history.add({**event.as_json(), "t": time.monotonic() - begun}, event)
-            voice.tell(event, history.seconds_left())
-    finally:
-        work.close()
-
-
-def _watched(run: Run) -> Any:
-    """Wait for `run`, telling how it goes; if this is stopped, the run keeps what it has done."""
-    from effkit.lab.voice import Voice
-
-    voice = Voice()
-    try:
-        while True:
-            try:
-                result = run.wait(0.1)
-            except TimeoutError:
-                if run.progress is not None:
-                    voice.tell(run.progress, run.seconds_left)
-                continue
-            break
-        if run.progress is not None:
-            voice.tell(run.progress, None)
-        run.saved.wait()
-    except _Stopped:
-        with contextlib.suppress(BadInput, Unavailable):
-            run.cancel(keep=True)
-        run.saved.wait()
-        raise
-    finally:
-        for note in run.notes:
-            print(f"note: {note}", file=sys.stderr)
-    return result
 
 
 if __name__ == "__main__":

@@ -170,3 +170,24 @@ def reports():
         draw.shuffle(words)
         rows.append((" ".join(words), kind))
     return read_labelled(rows)
+
+
+@pytest.fixture
+def planted():
+    """A function that makes the calibration of a machine whose speeds are known."""
+    from effkit.spec.calibration import Calibration, Copy, Layer, Product
+
+    def make(device: str = "cpu", bandwidth: float = 1e10, rate: float = 5e10) -> Calibration:
+        """A machine whose products take the longer of bytes over bandwidth and operations over rate, and nothing else takes time."""
+        products = [
+            Product(format="float32", engine="dense", rows=rows, inputs=i, outputs=o, bytes=4 * i * o, working_set=1 << 30,
+                    seconds=max(4 * i * o / bandwidth, 2 * rows * i * o / rate))
+            for rows in (1, 8, 64) for i in (16, 8192) for o in (16, 8192)
+        ]  # fmt: skip
+        return Calibration(
+            device=device, device_type="cpu", date="2026-11-25", timing="planted", dtype="float32", products=tuple(products),
+            copies=(Copy(bytes=1 << 27, rate=bandwidth),), launch_seconds=0.0, layers=(Layer(weight_bytes=1, seconds=0.0),),
+            step_overhead_seconds=0.0, cache_seconds_per_byte=0.0,
+        )  # fmt: skip
+
+    return make

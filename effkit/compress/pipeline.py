@@ -40,7 +40,7 @@ def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | 
     current = model
     for i, step in enumerate(recipe.steps):
         if i < at and isinstance(step, Distill):
-            current = _as_trained(current, step, trained)
+            current = _as_trained(current, step, trained, recipe.seed)
             continue
         inner = _inner(resume) if resume and i == at else None
         work = _work(model, current, step, text, recipe.seed, inner)
@@ -93,8 +93,8 @@ def _inner(snapshot: Snapshot) -> Snapshot | None:
     return Snapshot(tensors, {**snapshot.state["inner"], **told})
 
 
-def _as_trained(student: Model, step: Distill, trained: Mapping[str, torch.Tensor]) -> Model:
+def _as_trained(student: Model, step: Distill, trained: Mapping[str, torch.Tensor], seed: int) -> Model:
     """The student as it was after a distillation that had ended before the interruption."""
     new = student.clone()
     new.module.load_state_dict(dict(trained))
-    return replace(new, recipe=student.recipe.then(step), plans=(*student.plans, plan_distill(student, step)))
+    return replace(new, recipe=student.recipe.then(step, seed), plans=(*student.plans, plan_distill(student, step)))

@@ -25,7 +25,7 @@ SETS = (16 << 20, 128 << 20)  # bytes of weights that take turns: within the las
 COPIES = (1 << 16, 1 << 20, 1 << 24, 1 << 27)
 MANY_ROWS = (8, 64)
 SPAN_SECONDS = 0.002  # one span: the clock's own time does not matter in it
-CASE_SECONDS = 0.04
+CASE_SECONDS = 0.05  # for each product or copy, where nothing else is asked for
 QUIET = 0.25  # the quantile over spans that counts as undisturbed
 
 
@@ -46,14 +46,16 @@ def seconds_each(clock: Clock, calls: Sequence[Callable[[], object]], budget: fl
     return float(np.quantile(spans, QUIET)) / count
 
 
-def copies(on: Device) -> list[Copy]:
+def copies(on: Device, budget: float = CASE_SECONDS) -> list[Copy]:
     """Copy rates by size, the largest beyond any cache."""
     clock, found = Clock(on), []
-    sizes = COPIES if on.is_cpu else (*COPIES, 1 << 30)
-    for size in sizes:
+    room = (on.free() or COPIES[-1]) // 4
+    for size in COPIES if on.is_cpu else (*COPIES, 1 << 30):
+        if size > room:
+            continue
         source = torch.ones(size, dtype=torch.uint8, device=on.torch)
         target = torch.empty_like(source)
-        seconds = seconds_each(clock, [lambda a=target, b=source: a.copy_(b)])
+        seconds = seconds_each(clock, [lambda a=target, b=source: a.copy_(b)], budget)
         found.append(Copy(bytes=size, rate=2 * size / seconds))
     return found
 
@@ -64,25 +66,33 @@ def launch_seconds(on: Device) -> float:
     return seconds_each(Clock(on), [lambda: x.add_(1)])
 
 
+def noise(on: Device, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """Normal numbers (power, and with it speed, depends on the data); torch's own random state is not touched."""
+    make = torch.Generator(on.torch).manual_seed(0)
+    return torch.randn(shape, generator=make, device=on.torch).to(dtype)
+
+
 def cases() -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """(rows, working set, sizes of inputs and outputs) of the products that are timed for each format."""
     yield from ((1, working_set, SIZES) for working_set in SETS)
     yield from ((rows, SETS[-1], SIZES_OF_MANY) for rows in MANY_ROWS)
 
 
-def dense_products(on: Device, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int]) -> list[Product]:
+def dense_products(
+    on: Device, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int], budget: float = CASE_SECONDS
+) -> list[Product]:
     """Products of every shape, as torch's own linear layer runs them."""
     clock, found = Clock(on), []
     element = torch.empty(0, dtype=dtype).element_size()
     most = max(working_set, 2 * max(sizes) ** 2 * element)
     buffer = torch.empty(most // element, dtype=dtype, device=on.torch)
-    buffer.copy_(torch.randn(1 << 16, device=on.torch).to(dtype).repeat(len(buffer) // (1 << 16) + 1)[: len(buffer)].mul_(0.02))
+    buffer.copy_(noise(on, dtype, 1 << 16).repeat(len(buffer) // (1 << 16) + 1)[: len(buffer)].mul_(0.02))
     for inputs, outputs in itertools.product(sizes, sizes):
-        x = torch.randn(1, rows, inputs, device=on.torch).to(dtype)
+        x = noise(on, dtype, 1, rows, inputs)
         count = max(2, working_set // (inputs * outputs * element))
         layers = [_linear(buffer, i * inputs * outputs, inputs, outputs) for i in range(count)]
         with torch.inference_mode():
-            seconds = seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers])
+            seconds = seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers], budget)
         found.append(
             Product(
                 format=str(dtype).removeprefix("torch."), engine="dense", rows=rows, inputs=inputs, outputs=outputs,

@@ -17,9 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from effkit.spec.errors import Unavailable
 
 from .device import Device, device, module_of
+
+CHECK_KERNELS, CHECK_SHARE = 24, 0.3
+BYTES_A_NUMBER = 4096  # of the device's memory for each number that the check works on: larger devices are faster
+_trusted: set[tuple[type, Device]] = set()
 
 
 class Span:
@@ -79,6 +85,29 @@ class Clock:
             return begin.moment.elapsed_time(end.moment) / 1000.0
         return end.moment - begin.moment
 
+    def check(self) -> None:
+        """Raise Unavailable if this clock stops before the device has finished: a result would still have to be waited for.
+
+        Takes some milliseconds, once for each device and process.
+        """
+        if self.device.is_cpu or (type(self), self.device) in _trusted:
+            return
+        x = torch.ones((self.device.memory or 1 << 34) // BYTES_A_NUMBER, device=self.device.torch)
+        waited = alone = 0.0
+        for _ in range(2):  # the first round pays for the device's own start
+            with self.measure() as span:
+                for _ in range(CHECK_KERNELS):
+                    x = x * 1.0
+            waited = _until_read(x)
+            alone = _until_read(x)
+        if waited - alone > CHECK_SHARE * (span.seconds + waited):
+            raise Unavailable(
+                f"the clock of {self.device!r} cannot be trusted",
+                f"It said {1000 * span.seconds:.3g} ms for work that took {1000 * (waited - alone):.3g} ms longer: it does not wait",
+                "Nothing is timed on it; report this with the versions that `effkit doctor` prints",
+            )
+        _trusted.add((type(self), self.device))
+
     @contextmanager
     def measure(self) -> Iterator[Span]:
         """Time a block. Work queued before it is waited for and not counted; work queued in it is."""
@@ -87,3 +116,10 @@ class Clock:
         begin = self.mark()
         yield span
         span._seconds = self.seconds(begin, self.mark())
+
+
+def _until_read(x: torch.Tensor) -> float:
+    """Seconds until a number of `x` is here, whatever is queued before it: no clock and no synchronising of ours is asked."""
+    begun = time.perf_counter()
+    x[0].item()
+    return time.perf_counter() - begun

@@ -69,7 +69,7 @@ class EnergyMeter:
             found, self._host = [_of_accelerator(self.device, npu_smi)], rapl
         self._device: list[Source | EnergyReading] = found
         self._joules: dict[int, float | None] = {id(s): 0.0 for s in self._sources()}
-        self._processor = _Processor()
+        self._processor = ProcessorTime()
 
     @contextmanager
     def running(self, queries: int = 1, tokens: int = 0) -> Iterator[None]:
@@ -123,7 +123,7 @@ class EnergyMeter:
         )
 
 
-class _Processor:
+class ProcessorTime:
     """This process's share of the processor time that anybody on the machine used."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@
 
 They lie in `data/published.toml`, models included (as the few fields of a transformers config that decide bytes and operations),
 so that all of it works without a network. Nothing is fitted to them, but for the rows that say so (`use`): the time that a kernel
-takes to start on Ascend, and what 4-bit integer weights were expected to reach before the fit.
+takes to start on Ascend.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Published(Noun):
     metric: Literal["tpot_ms", "ttft_ms", "output_rate", "decode_rate", "prefill_rate"]
     value: float = Field(gt=0)
     floor: bool = False
-    use: Literal["", "launch", "int4"] = ""
+    use: Literal["", "launch"] = ""
     text: str = ""
     note: str = ""
     source: str

@@ -9,11 +9,12 @@ from pathlib import Path
 from effkit.hardware.environment import environment
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
+from effkit.models.checks import weights_hash
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, CannotWrite
 from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Work, long_work
-from effkit.spec.record import Cost, Profile, Record
+from effkit.spec.record import Cost, Fingerprint, Profile, Quality, Record
 
 from .store import Store
 
@@ -32,7 +33,7 @@ def measure(
     batch: int = 1,
     repeats: int = 5,
     kv_bits: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     store: Store | str | Path | bool | None = None,
 ) -> Work[Record]:
     """What `model` keeps of `base` on the text `on`, how fast it is, and where its bytes go: one Record, added to the store.
@@ -40,6 +41,7 @@ def measure(
     base:  what to compare with; None compares a base with itself (retained 1), and leaves a compressed model uncompared
     name:  how charts call it; None: the label of its recipe
     batch: prompts at once while its speed is measured
+    seed:  kept in the record; None: the recipe's
     kv_bits: 8 or 4: quality and speed with keys and values kept in so many bits
     store: None: the user's store; a Store or a path; False: none
     The other arguments are those of ek.evaluate and ek.profile, and so are the errors; a store that cannot be written is
@@ -52,17 +54,7 @@ def measure(
     quality = yield from evaluate.work(model, compared, on, window=window, windows=windows, kv_bits=kv_bits)
     faster_than = compared if model.recipe.steps else None  # a base has nothing to be slower than
     speed = yield from profile.work(model, faster_than, prompt=prompt, new_tokens=new_tokens, batch=batch, repeats=repeats, kv_bits=kv_bits)
-    record = Record(
-        name=name or model.recipe.label(),
-        checkpoint=model.checkpoint,
-        recipe=model.recipe,
-        plans=model.plans,
-        quality=quality,
-        profile=speed,
-        cost=cost_of(model, compared, speed),
-        environment=environment(),
-        seed=seed,
-    )
+    record = recorded(model, compared, quality, speed, name=name, seed=seed)
     if shelf is not None:
         try:
             shelf.add(record)
@@ -70,6 +62,30 @@ def measure(
             # the disk filled up meanwhile: minutes of measuring are not thrown away for that
             warnings.warn(f"The record was measured but not stored: {error} Keep it with Store(path).add(record).", stacklevel=2)
     return record
+
+
+def recorded(
+    model: Model, base: Model | None, quality: Quality | None, profile: Profile | None, *, name: str | None = None, seed: int | None = None
+) -> Record:
+    """The Record of what was measured, with the surroundings of this moment."""
+    return Record(
+        name=name or model.recipe.label(),
+        checkpoint=model.checkpoint,
+        recipe=model.recipe,
+        plans=model.plans,
+        quality=quality,
+        profile=profile,
+        cost=cost_of(model, base, profile),
+        environment=environment(),
+        seed=model.recipe.seed if seed is None else seed,
+        fingerprint=Fingerprint(
+            steps=model.recipe.steps_hash(),
+            seed=model.recipe.seed,
+            weights=weights_hash(model.module),
+            device=repr(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+        ),
+    )
 
 
 def cost_of(model: Model, base: Model | None = None, profile: Profile | None = None) -> Cost:

@@ -62,6 +62,7 @@ def breakdown(
             "Choose a shorter prompt or fewer repeats",
         )
     step = _Step(model, phase, prompt, batch, length)
+    step.clock.check()
     plain: list[float] = []
     hooked: list[_Node] = []
     with evaluating(model.module):

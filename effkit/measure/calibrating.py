@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,13 +24,14 @@ from effkit.hardware import calibration as pieces
 from effkit.hardware.clock import Clock
 from effkit.hardware.device import Device
 from effkit.hardware.device import device as find_device
+from effkit.hardware.energy import ProcessorTime
 from effkit.hardware.environment import versions
 from effkit.hardware.memory import guard
 from effkit.models.decoding import Decoder
 from effkit.models.model import Model, compute_dtype, wrap
 from effkit.models.packed import PackedLinear, PackedWeight
 from effkit.spec.calibration import Calibration, Layer, Linear, Product
-from effkit.spec.errors import choice
+from effkit.spec.errors import BadInput, choice
 from effkit.spec.progress import Progress, Work, long_work
 
 BITS = {"int8": 8, "int4": 4}
@@ -37,16 +39,19 @@ GROUP = 64
 MLP = 3  # width of the MLP over that of the layer
 MOST_WEIGHTS = 256  # of one shape that take turns: making packed ones takes time
 WIDTHS, DEPTHS, CONTEXTS, STEPS, ROUNDS = (256, 1024), (2, 4), (32, 1024), 10, 4
+TIMED = 0.8  # share of the seconds that products get
 
 
 @long_work
 def calibrate(
-    device: str | torch.device | Device = "auto", *, formats: Sequence[str] | None = None, dtype: str | None = None
+    device: str | torch.device | Device = "auto", *, formats: Sequence[str] | None = None, dtype: str | None = None, seconds: float = 15.0
 ) -> Work[Calibration]:
     """Measure the device for up to about 30 seconds: copy rate, products per format over shapes, launches, layers, cached tokens.
 
     formats: of weights: "float32", "bfloat16", "float16", "int8", "int4"; None: all that the device has, float16 not on a CPU
     dtype:   what layers, and products of int8 and int4, compute in; None: float32 on a CPU, else bfloat16 where it has it
+
+    seconds: how long to time altogether; preparing comes on top of it
 
     A simulated device gives a calibration that says so: its figures mean nothing.
     """
@@ -61,21 +66,28 @@ def calibrate(
     plain = str(kind).removeprefix("torch.")
     if plain not in wanted:
         wanted.insert(0, plain)  # layers are measured beside products of what they compute in
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise BadInput(f"seconds is {seconds!r}", "Allowed: a number above 0", "15 gives steady figures")
+    budget = TIMED * seconds / (len(wanted) * sum(len(sizes) ** 2 for *_, sizes in pieces.cases()))
     begun, total, products = time.perf_counter(), len(wanted) + 2, []
     yield Progress("calibrate", 0, total, "parts", "copies and launches")
+    processor = ProcessorTime()
+    processor.begin()
+    Clock(on).check()
     with guard(on, "calibrating"):
-        copied, launch = pieces.copies(on), pieces.launch_seconds(on)
+        copied, launch = pieces.copies(on, budget), pieces.launch_seconds(on)
     for done, name in enumerate(wanted):
         for rows, working_set, sizes in pieces.cases():
             yield Progress("calibrate", 1 + done, total, "parts", f"{name}: {rows} {'row' if rows == 1 else 'rows'}")
             with guard(on, "calibrating"):
                 if name in BITS:
-                    products += _packed_products(on, name, kind, rows, working_set, sizes)
+                    products += _packed_products(on, name, kind, rows, working_set, sizes, budget)
                 else:
-                    products += pieces.dense_products(on, getattr(torch, name), rows, working_set, sizes)
+                    products += pieces.dense_products(on, getattr(torch, name), rows, working_set, sizes, budget)
     yield Progress("calibrate", total - 1, total, "parts", "layers")
     with guard(on, "calibrating"):
         layers, overhead, cache = yield from _layers(on, kind, total)
+    processor.end()
     return Calibration(
         device=repr(on),
         device_type=on.type,
@@ -92,48 +104,58 @@ def calibrate(
         step_overhead_seconds=overhead,
         cache_seconds_per_byte=cache,
         overlaps=not on.is_cpu,
+        processor_share=processor.share,
         seconds=time.perf_counter() - begun,
     )
 
 
-def linears_of(model: Model) -> list[Linear]:
-    """The linear layers that a token passes through, by shape and format, for `Calibration.step_seconds`."""
+def linears_of(model: Model, only: nn.Module | None = None) -> list[Linear]:
+    """The linear layers that a token passes through, by shape and format, for `Calibration.step_seconds`. only: those inside it."""
     counted: Counter[tuple[str, int, int, int]] = Counter()
-    for part in model.module.modules():
+    for part in (only or model.module).modules():
         if isinstance(part, PackedLinear):
-            name = "int8" if part.packed.bits == 8 else "int4"
+            name = "int8" if part.packed.bits > 4 else "int4"  # the kernels of neighbouring widths take as long
             stored = sum(t.numel() * t.element_size() for t in part.packed.buffers())
             counted[name, part.in_features, part.out_features, stored] += 1
         elif isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D":
-            outputs, inputs = part.weight.shape if isinstance(part, nn.Linear) else part.weight.shape[::-1]  # type: ignore[misc, union-attr]
-            name = str(part.weight.dtype).removeprefix("torch.")  # type: ignore[union-attr]
-            counted[name, int(inputs), int(outputs), part.weight.numel() * part.weight.element_size()] += 1  # type: ignore[union-attr, operator]
+            weight: Any = part.weight
+            outputs, inputs = weight.shape if isinstance(part, nn.Linear) else weight.shape[::-1]
+            counted[str(weight.dtype).removeprefix("torch."), inputs, outputs, weight.numel() * weight.element_size()] += 1
     return [Linear(format=name, inputs=i, outputs=o, bytes=stored, count=n) for (name, i, o, stored), n in counted.items()]
+
+
+def cached_bytes(model: Model, context: int, batch: int = 1) -> int:
+    """Bytes of keys and values of `context` tokens in the model's dtype; a layer with a window keeps no more than that."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    seen = sum(min(context, window) if window and "sliding" in kind else context for kind in kinds)
+    return 2 * batch * seen * heads * width * torch.empty(0, dtype=model.dtype).element_size()
 
 
 def expected_step_seconds(model: Model, calibration: Calibration, *, context: int, batch: int = 1) -> float:
     """What one decoding step of `model` should take on the calibrated device, `context` tokens being cached."""
-    config = model.config
-    layers = int(config.num_hidden_layers)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2 * layers * batch * context * heads * width * torch.empty(0, dtype=model.dtype).element_size()
-    return calibration.step_seconds(linears_of(model), layers, cached, batch)
+    layers = int(model.config.num_hidden_layers)
+    return calibration.step_seconds(linears_of(model), layers, cached_bytes(model, context, batch), batch)
 
 
-def _packed_products(on: Device, name: str, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int]) -> list[Product]:
+def _packed_products(
+    on: Device, name: str, dtype: torch.dtype, rows: int, working_set: int, sizes: Sequence[int], budget: float
+) -> list[Product]:
     """Products of compressed weights with random integers, on the engine that a model's layer would take."""
     clock, bits, found = Clock(on), BITS[name], []
     for inputs, outputs in itertools.product(sizes, sizes):
-        x = torch.randn(1, rows, inputs, device=on.torch).to(dtype)
+        x = pieces.noise(on, dtype, 1, rows, inputs)
         first = _packed(on, bits, inputs, outputs, dtype)
         stored = sum(t.numel() * t.element_size() for t in first.packed.buffers())
         count = max(2, min(working_set // stored, MOST_WEIGHTS))
-        layers = [first, *(_packed(on, bits, inputs, outputs, dtype) for _ in range(count - 1))]
+        layers = [first, *(_packed(on, bits, inputs, outputs, dtype, like=first) for _ in range(count - 1))]
         with torch.inference_mode():
             for layer in layers:
                 layer.prepare(dtype)
-            seconds = pieces.seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers])
+            seconds = pieces.seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers], budget)
         chosen = first.choice(dtype)
         usable = chosen.engine is not None and rows <= chosen.engine.most_rows
         found.append(
@@ -145,10 +167,15 @@ def _packed_products(on: Device, name: str, dtype: torch.dtype, rows: int, worki
     return found
 
 
-def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype) -> PackedLinear:
+def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype, like: PackedLinear | None = None) -> PackedLinear:
+    """A layer of random integers; `like`: with the same ones in a place of its own, which is quicker than drawing them again."""
     packed = PackedWeight(outputs, inputs, bits, GROUP, True, dtype, device=on.torch)
-    packed.integers.random_(0, 256)
-    packed.scales.fill_(0.01)
+    if like is None:
+        packed.integers.random_(0, 256, generator=torch.Generator(on.torch).manual_seed(0))
+        packed.scales.fill_(0.01)
+    else:
+        packed.integers.copy_(like.packed.integers)
+        packed.scales.copy_(like.packed.scales)
     return PackedLinear(packed)
 
 
@@ -177,14 +204,14 @@ def _decoded(model: Model, context: int) -> tuple[list[float], float]:
     """Seconds of each decoding step after `context` tokens, and of all products of a step by themselves, in the same moment."""
     clock, on = Clock(model.device), model.device.torch
     config, linears = model.config, [part for part in model.module.modules() if isinstance(part, nn.Linear)]
-    inputs = {n: torch.randn(1, 1, n, device=on, dtype=model.dtype) for n in {part.in_features for part in linears}}
+    inputs = {n: pieces.noise(model.device, model.dtype, 1, 1, n) for n in {part.in_features for part in linears}}
     decoder, ids = Decoder(model, length=context + STEPS), torch.ones(1, 1, dtype=torch.long, device=on)
     steps, alone = [], []
     with torch.inference_mode():
         decoder.cache = DynamicCache(config=config)
         shape = (1, config.num_key_value_heads, context, config.head_dim)
         for layer in range(config.num_hidden_layers):
-            decoder.cache.update(torch.randn(shape, device=on, dtype=model.dtype), torch.randn(shape, device=on, dtype=model.dtype), layer)
+            decoder.cache.update(*(pieces.noise(model.device, model.dtype, *shape) for _ in range(2)), layer)
         for _ in range(STEPS):
             with clock.measure() as span:
                 ids = decoder.step(ids).argmax(-1, keepdim=True)
@@ -203,8 +230,15 @@ def _small_llama(on: Device, dtype: torch.dtype, depth: int, width: int) -> Mode
         vocab_size=256, hidden_size=width, intermediate_size=MLP * width, num_hidden_layers=depth, num_attention_heads=width // 64,
         num_key_value_heads=width // 64, max_position_embeddings=2048, tie_word_embeddings=False,
     )  # fmt: skip
-    state = torch.get_rng_state()  # random weights are drawn, and the caller's random state is not ours
-    module: Any = LlamaForCausalLM(config)
-    module = module.to(device=on.torch, dtype=dtype)
+    state = torch.get_rng_state()
+    with torch.device("meta"):  # drawing a hundred million numbers as a trained model would takes seconds
+        module: Any = LlamaForCausalLM(config)
+    rotary = LlamaForCausalLM(LlamaConfig(**{**config.to_diff_dict(), "num_hidden_layers": 0, "vocab_size": 8})).model.rotary_emb
     torch.set_rng_state(state)
+    module = module.to(dtype).to_empty(device=on.torch)
+    module.model.rotary_emb = rotary.to(on.torch)
+    drawn = pieces.noise(on, dtype, 1 << 16).mul_(0.02)
+    for name, parameter in module.named_parameters():
+        flat = parameter.data.view(-1)
+        flat.copy_(drawn.repeat(len(flat) // len(drawn) + 1)[: len(flat)]) if "norm" not in name else flat.fill_(1.0)
     return wrap(module, None, f"calibration-{depth}", hash="random")

@@ -47,6 +47,7 @@ def evaluate(
     batch: int = 1,
     floor: bool = True,
     kv_bits: int | None = None,
+    fresh: bool = False,
 ) -> Work[Quality]:
     """Measure what `model` keeps of `base` on the text `on`: a string, a file, a list of texts, or None for the default.
 
@@ -55,6 +56,7 @@ def evaluate(
     batch:   windows a forward pass
     floor:   measure too what rounding the base to bfloat16 changes
     kv_bits: 8 or 4: keys and values rounded to so many bits, as they are kept while decoding, before attention sees them
+    fresh:   compute the base's outputs even where they were kept from an earlier time
 
     Without a base only perplexity is measured. A model against itself: KL 0, agreement 1. KL is in nats a token.
     Raises BadInput (text, window, another vocabulary, logits that are not finite), OutOfMemory.
@@ -71,7 +73,7 @@ def evaluate(
                 f"kv_bits is {kv_bits} for a sequence classifier", "Allowed: causal language models; others keep no keys and values"
             )
         rounded_cache(model.config, kv_bits)  # refused before anything is computed
-    work = _Comparison(model, base, material, floor and base is not None, kv_bits)
+    work = _Comparison(model, base, material, floor and base is not None, kv_bits, fresh)
     with evaluating(*(m.module for m in (model, base) if m is not None)):
         yield work.progress("reading the text")
         for first in range(0, material.count, batch):
@@ -116,14 +118,16 @@ class _Reference:
 class _Comparison:
     """The work of one `evaluate`, unit by unit (a window, or a classifier's text), a forward pass between two yields."""
 
-    def __init__(self, model: Model, base: Model | None, material: Material, floor: bool, kv_bits: int | None = None) -> None:
+    def __init__(
+        self, model: Model, base: Model | None, material: Material, floor: bool, kv_bits: int | None = None, fresh: bool = False
+    ) -> None:
         self.model, self.base, self.material, self.floor, self.kv_bits = model, base, material, floor, kv_bits
         self.same = model is base and kv_bits is None
         self.found = _Found()
         self.rounded: Model | None = None
         self.note = ""
         self.done, self.seconds = 0, 0.0
-        self.shelf = self._shelf()
+        self.shelf = None if fresh else self._shelf()
         if floor and base is not None and self._floor_dtype() is None:
             self._no_floor(f"{base.device} computes in no bfloat16")
         units = material.count

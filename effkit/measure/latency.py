@@ -75,6 +75,7 @@ def profile(
     count = _Count(steps * (1 + len(compared)), (WARM_UP_LEAST if warmup is None else warmup) + repeats)
     with evaluating(model.module, *(b.module for b in compared)):
         work, *others = all_ = [_Timing(m, prompt, steps, batch, count, compiled, kv_bits) for m in (model, *compared)]
+        work.clock.check()
         meter = EnergyMeter(model.device)
         for repeat in range(count.repeats - repeats):
             for each in all_:

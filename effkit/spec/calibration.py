@@ -17,6 +17,7 @@ from pydantic import Field
 from .errors import BadInput, choice
 from .intervals import Noun
 
+QUIET = 0.85  # of the processor time used on the machine: with less, the figures are disturbed
 TINY = 1e-9  # seconds: what came out as nothing or less is below what a clock can tell
 
 
@@ -74,6 +75,7 @@ class Calibration(Noun):
     launch_seconds: one small kernel, asked for and done; step_overhead_seconds: a decoding step besides layers and products
     cache_seconds_per_byte: of keys and values, read and lengthened by a token
     overlaps: work is queued, so that a step takes the longer of what the host and what the device need
+    processor_share: of the processor time that was used on the machine meanwhile, this process's; far below 1, others disturbed it
     """
 
     device: str
@@ -91,6 +93,7 @@ class Calibration(Noun):
     step_overhead_seconds: float
     cache_seconds_per_byte: float
     overlaps: bool = False
+    processor_share: float | None = None
     seconds: float = 0.0
 
     @property
@@ -162,7 +165,9 @@ class Calibration(Noun):
     def __repr__(self) -> str:
         simulated = ", simulated" if self.simulated else ""
         rates = ", ".join(f"{f} {self.matrix_rate(f) / 1e9:.3g} GFLOP/s" for f in self.formats)
-        return f"Calibration({self.device}{simulated}, {self.date}: copy {self.copy_rate / 1e9:.3g} GB/s, {rates})"
+        share = self.processor_share
+        busy = "" if share is None or share > QUIET else f"; other programs used {1 - share:.0%} of the processor time meanwhile"
+        return f"Calibration({self.device}{simulated}, {self.date}: copy {self.copy_rate / 1e9:.3g} GB/s, {rates}{busy})"
 
     __str__ = __repr__
 

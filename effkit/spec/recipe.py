@@ -256,6 +256,10 @@ class Recipe(Noun):
         """16 hex digits of SHA-256 over the canonical JSON: equal recipes have equal hashes."""
         return content_hash(self.model_dump(mode="json"))
 
+    def steps_hash(self) -> str:
+        """Like `hash`, of the steps alone: equal for recipes that differ in their seed only."""
+        return content_hash(self.model_dump(mode="json")["steps"])
+
     def label(self) -> str:
         """A short name for a chart, of all steps; 'base' where there is none."""
         return " + ".join(step.label() for step in self.steps) or "base"
@@ -271,9 +275,23 @@ class Recipe(Noun):
             return "pruned"
         return "distilled" if "quantize" not in kinds else "combined"
 
-    def then(self, step: Quantize | Prune | Student | Distill) -> Recipe:
-        """This recipe with one more step at its end."""
-        return self.model_copy(update={"steps": (*self.steps, step)})
+    def then(self, step: Quantize | Prune | Student | Distill, seed: int | None = None) -> Recipe:
+        """This recipe and one more step, which was done with `seed`; None: with the recipe's own.
+
+        Prune and Student add a seed of their own to the recipe's: theirs are shifted, so that the sums stay what they were.
+        Two other steps that were done with different seeds cannot both be told by one number: the later one that is not 0 is kept.
+        """
+        own = seed if seed is not None else self.seed
+        if own == self.seed:
+            return self.model_copy(update={"steps": (*self.steps, step)})
+        if self.steps and isinstance(step, Prune | Student):
+            return self.then(step.model_copy(update={"seed": step.seed + own - self.seed}))
+        free = all(isinstance(earlier, Prune | Student) for earlier in self.steps)
+        own = own if free else own or self.seed
+        earlier = tuple(
+            e.model_copy(update={"seed": e.seed + self.seed - own}) if isinstance(e, Prune | Student) else e for e in self.steps
+        )
+        return self.model_copy(update={"steps": (*earlier, step), "seed": own})
 
     @classmethod
     def from_json(cls, text: str, where: str = "the recipe") -> Recipe:

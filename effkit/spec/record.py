@@ -206,8 +206,26 @@ class Cost(Noun):
         return self.base_bytes / self.bytes
 
 
+class Fingerprint(Noun):
+    """What a result was made with, so that a replay can tell which of it is not the same any more.
+
+    steps:   hash of the recipe's steps; seed: the recipe's
+    weights: SHA-256 over names, types, shapes and bytes of the measured model's tensors
+    device, dtype: what it computed on and in
+    """
+
+    steps: str
+    seed: int
+    weights: str
+    device: str | None = None
+    dtype: str | None = None
+
+
 class Record(Noun):
-    """One result. `environment`: versions of Python and libraries, machine, threads, git revision."""
+    """One result. `environment`: versions of Python and libraries, machine, threads, git revision.
+
+    fingerprint: what it was made with, for `ek.replay`; None in records that were made before there was one
+    """
 
     version: int = VERSION
     id: str = Field(default_factory=lambda: uuid.uuid4().hex)
@@ -221,6 +239,7 @@ class Record(Noun):
     cost: Cost
     environment: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
+    fingerprint: Fingerprint | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -2,10 +2,9 @@
 
     python tests/benchmarks/published.py [FILE.toml]
 
-The rows lie in data/published.toml with their sources. Nothing that effkit ships was fitted to them, with two exceptions, which are
-listed but not scored: use = "launch", the time that a kernel takes to start on Ascend (three rows at batch 1 of one page of
-vllm-ascend's docs; `ascend_other_pages` leaves out the other rows of that page too), and use = "int4", what 4-bit integer weights
-were expected to reach before the fit (the three such rows of gpt-fast).
+The rows lie in data/published.toml with their sources. Nothing that effkit ships was fitted to them, with one exception, which is
+listed but not scored: use = "launch", the time that a kernel takes to start on Ascend, from the six rows at batch 1 of one page of
+vllm-ascend's docs. `ascend_other_pages` leaves out the other rows of that page too.
 
 Errors are of times: a rate is turned into the time of a token first, so that half and twice as fast weigh the same way in all of
 them. A `floor` is the least that a nightly test demands (95% or 97% of it), and is scored as if it were the figure itself.

@@ -20,6 +20,21 @@ TIMES = [
     "decode, prefill = breakdown(base, prompt=64), breakdown(base, phase='prefill', prompt=64)\n"
     "card = widgets.TimeBreakdown(decode, prefill, name='stories15m')\ncard",
 ]
+ROOF = [
+    live_cells("LayerMap")[0],
+    LLAMA,
+    "from effkit.measure.breakdown import breakdown\n"
+    "from effkit.spec.calibration import Calibration, Copy, Layer, Product\n"
+    "SIZES = (64, 4096)\n"
+    "made = [Product(format='float32', engine='dense', rows=r, inputs=i, outputs=o, bytes=4 * i * o, working_set=1 << 28,\n"
+    "                seconds=1e-6 + max(4 * i * o / 15e9, 2 * r * i * o / 6e10)) for r in (1, 64) for i in SIZES for o in SIZES]\n"
+    "here = Calibration(device=repr(base.device), device_type='cpu', date='2026-11-25', timing='planted', dtype='float32',\n"
+    "    products=tuple(made), copies=(Copy(bytes=1 << 27, rate=18e9),), launch_seconds=1e-6,\n"
+    "    layers=(Layer(weight_bytes=1, seconds=1e-4),), step_overhead_seconds=1e-4, cache_seconds_per_byte=1e-10)\n"
+    "times = [breakdown(base, prompt=64, repeats=4), breakdown(base, phase='prefill', prompt=64, repeats=4)]",
+    "from effkit_widgets import Roofline\nown = Roofline(base, calibration=here, breakdowns=times, prompt=64, name='stories15m')\nown",
+    "card = Roofline(llama)\ncard",
+]
 
 pytestmark = pytest.mark.timeout(SECONDS)
 
@@ -121,3 +136,37 @@ def test_times_zoom_by_click_and_keys_and_look_right(open_notebook):
     card.locator("[data-action='table']").click()
     notebook.page.wait_for_timeout(200)
     looks(notebook, card, "time-breakdown")
+
+
+def test_the_batch_moves_points_along_the_roof_and_it_looks_right(open_notebook):
+    notebook = open_notebook("roofline", ROOF)
+    notebook.run_all(timeout=90)
+    own = notebook.card("Roofline")
+    assert {"measured", "predicted"} == set(own.locator(".ek-point").evaluate_all("all => all.map(e => e.dataset.how)"))
+    notebook.screenshot("roofline-attached", own)
+    card = notebook.page.locator(".ek-card[data-widget='Roofline']").nth(1)
+    card.scroll_into_view_if_needed()
+    point = card.locator("[data-id='decode-mlp-projected'] path")
+    before = point.get_attribute("transform")
+    card.locator("[name='batch']").focus()
+    notebook.page.keyboard.press("Shift+ArrowRight")
+    notebook.page.wait_for_function(
+        "([id, old]) => document.querySelectorAll(id)[0]?.getAttribute('transform') !== old",
+        arg=[".ek-point[data-id='decode-mlp-projected'] path", before],
+    )
+    assert notebook.value("card.settings['batch']") > 1
+    assert card.locator(".ek-verdict").inner_text() == notebook.value("card.verdict")
+    card.locator("[name='on']").select_option("ascend-910b2")
+    notebook.page.wait_for_function(
+        "() => [...document.querySelectorAll('.ek-verdict')].some(e => e.innerText.startsWith('On ascend-910b2'))"
+    )
+    card.locator(".ek-point[tabindex='0']").focus()
+    assert card.locator(".ek-tip").is_visible()
+    notebook.page.keyboard.press("ArrowRight")
+    assert "projected" in notebook.page.evaluate("() => document.activeElement.getAttribute('aria-label')")
+    notebook.page.keyboard.press("Escape")
+    card.locator("[data-action='table']").click()
+    assert card.locator(".ek-twin tbody tr").count() == 10
+    card.locator("[data-action='table']").click()
+    notebook.page.wait_for_timeout(300)
+    looks(notebook, card, "roofline")

@@ -13,6 +13,7 @@ _HOME = {
     "LayerMap": "layer_map",
     "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
+    "Roofline": "roofline",
     "RunMonitor": "run_monitor",
     "StackCompare": "stack_compare",
     "TimeBreakdown": "time_breakdown",
@@ -27,6 +28,7 @@ __all__ = [
     "LayerMap",
     "MethodTable",
     "QuantizeLab",
+    "Roofline",
     "RunMonitor",
     "StackCompare",
     "TimeBreakdown",
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from .layer_map import LayerMap
     from .method_table import MethodTable
     from .quantize_lab import QuantizeLab
+    from .roofline import Roofline
     from .run_monitor import RunMonitor
     from .stack_compare import StackCompare
     from .time_breakdown import TimeBreakdown

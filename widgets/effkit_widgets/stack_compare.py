@@ -104,15 +104,19 @@ class StackCompare(Card):
         return f"StackCompare({self._shape.name!r}, {shown['left']!r}, {shown['right']!r}, {shown['format']!r}, batch={shown['batch']})"
 
 
+def devices_told() -> list[dict[str, Any]]:
+    """The catalogue as the page's pickers show it."""
+    return [{"name": one.name, "title": one.title, "stack": one.stack, "announced": one.announced} for one in accelerators()]
+
+
 def _config(shape: Any) -> dict[str, Any]:
-    devices = [{"name": one.name, "title": one.title, "stack": one.stack, "announced": one.announced} for one in accelerators()]
     limits = {name: list(ends) for name, ends in LIMITS.items()}
     if shape.max_context:
         limits["prompt"][1] = min(limits["prompt"][1], shape.max_context)
     return {
         "name": shape.name,
         "parameters": shape.total,
-        "devices": devices,
+        "devices": devices_told(),
         "formats": list(WIDTHS),
         "limits": limits,
         "most": MOST_DEVICES,

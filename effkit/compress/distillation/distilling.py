@@ -113,7 +113,7 @@ def apply_distill(
     finally:
         trainee.module.eval().requires_grad_(False)
     step = step.model_copy(update={"steps": training.step.steps})  # a branch may have lengthened it; other knobs are told in notes
-    return _finished(student, trainee, step, plan.model_copy(update={"notes": (*plan.notes, *training.changes)}))
+    return _finished(student, trainee, step, plan.model_copy(update={"notes": (*plan.notes, *training.changes)}), seed)
 
 
 def _loop(training: Training, prompts: tuple[str, ...]) -> Work[None]:
@@ -181,9 +181,9 @@ class _Samples:
         return {"samples": found} if found else {}
 
 
-def _finished(student: Model, trainee: Model, step: Distill, plan: Plan) -> Model:
+def _finished(student: Model, trainee: Model, step: Distill, plan: Plan, seed: int) -> Model:
     module = trainee if trainee.dtype == student.dtype else trainee.to(dtype=student.dtype)
-    return replace(module, recipe=student.recipe.then(step), plans=(*student.plans, plan), origin=None)
+    return replace(module, recipe=student.recipe.then(step, seed), plans=(*student.plans, plan), origin=None)
 
 
 def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any, top_k: int | None) -> None:

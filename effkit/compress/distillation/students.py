@@ -83,7 +83,7 @@ def apply_prune(model: Model, step: Prune, text: Any = None, seed: int = 0) -> W
     plan = prune_outline(model, step, kept).plans[-1]
     new = _without_tokens(model, kept)
     yield Progress("prune", 1, 1, "steps")
-    return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
+    return replace(new, recipe=model.recipe.then(step, seed), plans=(*model.plans, plan))
 
 
 def apply_student(teacher: Model, step: Student, text: Any = None, seed: int = 0) -> Work[Model]:
@@ -97,7 +97,7 @@ def apply_student(teacher: Model, step: Student, text: Any = None, seed: int = 0
         project_embeddings_(module, base.module)
     module.to(teacher.device.torch)
     yield Progress("student", 1, 1, "steps")
-    return replace(base, module=module, recipe=teacher.recipe.then(step), plans=(*teacher.plans, plan), origin=None)
+    return replace(base, module=module, recipe=teacher.recipe.then(step, seed), plans=(*teacher.plans, plan), origin=None)
 
 
 def _without_tokens(model: Model, kept: Kept) -> Model:

@@ -137,7 +137,7 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
     if prepared.folds:
         norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
         plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
-    new = _assembled(model, step, plan, done, prepared.folds)
+    new = _assembled(model, step, plan, done, prepared.folds, seed)
     if step.tune is None:
         return new
     note = yield from _tuned(model, step, new, text, seed, resume, prepared.folds, (len(todo), total), kept)
@@ -201,7 +201,7 @@ def _rows_of(module: nn.Module) -> Callable[[slice], torch.Tensor]:
     return lambda rows: weight[rows]
 
 
-def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor]) -> Model:
+def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Module], folds: Mapping[str, torch.Tensor], seed: int) -> Model:
     """A copy of the model with the replacements in place; a head tied to the embedding shares its packed weight."""
     tied = tied_head(model)
     replaced = [*done, tied] if tied and embedding_name(model) in done else list(done)
@@ -212,7 +212,7 @@ def _assembled(model: Model, step: Quantize, plan: Plan, done: dict[str, nn.Modu
         new.module.set_submodule(tied, PackedLinear(table.packed, bias_of(model.module.get_submodule(tied))))
     fold_layer_(new.module, folds, done=done)
     new.module.eval().requires_grad_(False)
-    return replace(new, recipe=model.recipe.then(step), plans=(*model.plans, plan))
+    return replace(new, recipe=model.recipe.then(step, seed), plans=(*model.plans, plan))
 
 
 def _restored(resume: Snapshot, model: Model) -> tuple[dict[str, nn.Module], Prepared]:

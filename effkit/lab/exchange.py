@@ -1,0 +1,70 @@
+"""Records in and out of files: JSON, an RO-Crate, the metadata of a safetensors file, the folder of `effkit run`.
+
+What is read may come from anyone: sizes are limited, archives are read in memory and never unpacked, and no code is run.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from effkit.models.stamp import read_record
+from effkit.spec.errors import BadInput, bytes_text
+from effkit.spec.files import write_text
+from effkit.spec.recipe import validated
+from effkit.spec.record import Record
+
+from .crate import read_crate, write_crate
+
+LIMIT = 100_000_000  # bytes of a JSON file
+ALLOWED = "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), or a safetensors file with a record in it"
+
+
+def read_records(path: str | Path) -> tuple[Record, ...]:
+    """The records in a file or folder: `record.json` (one record or a list), the folder that `effkit run` wrote, an RO-Crate
+    (.zip, or unpacked), a model's folder or safetensors file that carries its record. BadInput where there is none."""
+    path = Path(os.path.expanduser(path))
+    if path.is_dir():
+        if (path / "record.json").is_file():
+            return _json(path / "record.json")
+        if (path / "model.safetensors").is_file():
+            return (read_record(path / "model.safetensors"),)
+        raise BadInput(f"the folder {str(path)!r} holds no record", ALLOWED)
+    if not path.is_file():
+        raise BadInput(f"there is no file {str(path)!r}", ALLOWED, "Check the path")
+    if path.suffix.lower() == ".safetensors":
+        return (read_record(path),)
+    if path.suffix.lower() == ".zip":
+        return read_crate(path)
+    return _json(path)
+
+
+def write_records(records: Record | Iterable[Record], path: str | Path, licence: str | None = None) -> Path:
+    """Write records to `path`, whole or not at all: an RO-Crate where it ends in .zip, else JSON (a list unless it is one Record).
+
+    licence: under which the records are shared, for the crate
+    """
+    path = Path(os.path.expanduser(path))
+    several = (records,) if isinstance(records, Record) else tuple(records)
+    if path.suffix.lower() == ".zip":
+        return write_crate(several, path, licence)
+    if path.suffix.lower() != ".json":
+        raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .json, .zip (an RO-Crate)")
+    data = [record.model_dump(mode="json") for record in several]
+    write_text(path, json.dumps(data[0] if isinstance(records, Record) else data, indent=2) + "\n")
+    return path
+
+
+def _json(path: Path) -> tuple[Record, ...]:
+    size = path.stat().st_size
+    if size > LIMIT:
+        raise BadInput(f"{path.name} has {bytes_text(size)}", f"Allowed: records of at most {bytes_text(LIMIT)} in one file")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{str(path)!r} is not a record ({error})", ALLOWED) from None
+    several = data if isinstance(data, list) else [data]
+    return tuple(validated(Record, each, path.name) for each in several)
