@@ -107,8 +107,6 @@ def test_contributing_names_every_entry_point_group_and_is_short():
     assert [group for group in sorted(groups) if f"`{group}`" not in content] == []
     places = content.partition("\n### ")[2].partition("\n## ")[0]
     sections = {part.partition("\n")[0]: part.splitlines()[1:] for part in places.split("\n### ")}
-        part.partition("\n")[0]: part.splitlines()[1:] for part in re.split(r"\n##+ ", content.partition("\n### ")[2].partition("\n## ")[0])
-    }
     assert len(sections) == 7
     assert {title: count for title, lines in sections.items() if not 1 < (count := len(lines)) < 10} == {}
 
