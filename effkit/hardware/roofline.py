@@ -88,7 +88,8 @@ class RooflineFound(Noun):
     def __str__(self) -> str:
         told = []
         for phase in ("decode", "prefill"):
-            one = next((p for p in self.points if p.phase == phase and p.part == "whole"), None)
+            wholes = [p for p in self.points if p.phase == phase and p.part == "whole"]
+            one = min(wholes, key=lambda p: p.how, default=None)  # measured comes before predicted and projected
             if one is not None:
                 limit = "bandwidth" if one.intensity < self.ridge else "arithmetic"
                 reached = one.rate / self.ceiling(one.intensity)

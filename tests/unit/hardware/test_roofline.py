@@ -42,7 +42,7 @@ def test_more_in_a_batch_climbs_the_slope_and_fewer_bytes_move_right():
     assert many.point("decode", "cache").intensity == pytest.approx(one.point("decode", "cache").intensity)
     assert roofline(LLAMA, "h100-sxm", format="fp8").point("decode", "mlp").intensity == pytest.approx(2)
     assert many.point("prefill") == one.point("prefill")
-    assert "operations a byte: bandwidth is its limit, and projected is " in str(many)
+    assert "operations a byte: bandwidth is its limit, of which " in str(many)
     assert "arithmetic is its limit" in str(many)
     assert str(one).endswith("Both limits meet at 295 operations a byte.")
 
@@ -76,6 +76,8 @@ def test_measured_points_are_those_of_the_breakdown_on_its_own_device(tiny_llama
     shape = ek.architecture(tiny_llama.config)
     here = calibrated_roofline(shape, planted(times.device), breakdowns=[times])
     assert {p.part for p in here.points if p.how == "measured"} == {"attention", "mlp", "head", "whole"}
+    assert str(here).count("is measured") == 1  # prefill; decode was not measured
+    assert str(here).count("is predicted") == 1
     elsewhere = calibrated_roofline(shape, planted("another"), breakdowns=[times])
     assert not [p for p in elsewhere.points if p.how == "measured"]
     named = times.model_copy(update={"device": "cuda:0 (NVIDIA H200)"})
