@@ -135,7 +135,7 @@ class _Step:
             log.append((None, self.clock.mark()))
 
         ids = self._next()
-        self.model.device.synchronize()
+        self.clock.device.synchronize()
         with self._guarded(), _hooks(self.names, begin, end):
             self._run(ids)
         return self._tree(log)
@@ -208,7 +208,7 @@ class _Step:
         """What the pass reads: a fresh prompt, or the token after the last pass (after a fresh prompt at the beginning)."""
         if self.phase == "prefill" or self._ids is None:
             self._seed += 1
-            ids = random_prompt(self._vocabulary, self._batch, self._prompt, seed=self._seed).to(self.model.device.torch)
+            ids = random_prompt(self._vocabulary, self._batch, self._prompt, seed=self._seed).to(self.clock.device.torch)
             if self.phase == "prefill" or self.decoder is None:
                 return ids
             with self._guarded():
@@ -229,7 +229,7 @@ class _Step:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        with guard(self.model.device, "timing modules"), torch.inference_mode():
+        with guard(self.clock.device, "timing modules"), torch.inference_mode():
             yield
 
 

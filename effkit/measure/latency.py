@@ -184,12 +184,13 @@ class _Timing:
     cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        self.clock = Clock(self.model.device)
+        self.clock = Clock(self.model.device)  # asking the model for its device reads the system's files each time
+        self.what = f"profiling with batch {self.batch}"
         self.vocabulary = ordinary_tokens(self.model)
         self.decoder: Decoder | None = None
         if self.model.task == "causal-lm":
             length = self.prompt + self.steps
-            with guard(self.model.device, f"profiling with batch {self.batch}"):
+            with guard(self.clock.device, self.what):
                 self.decoder = Decoder(self.model, length=length, batch=self.batch, compiled=self.compiled, kv_bits=self.kv_bits)
 
     def warm_up(self) -> int:
@@ -202,8 +203,8 @@ class _Timing:
 
     def repeat(self, number: int, what: str) -> Iterator[Progress]:
         """One prompt, `steps` tokens."""
-        with guard(self.model.device, f"profiling with batch {self.batch}"):
-            ids = random_prompt(self.vocabulary, self.batch, self.prompt, seed=number).to(self.model.device.torch)
+        with guard(self.clock.device, self.what):
+            ids = random_prompt(self.vocabulary, self.batch, self.prompt, seed=number).to(self.clock.device.torch)
         spent: list[float] = []
         for step in range(self.steps):
             metrics, details = self._metrics(spent), {"repeat": number, "token": step}
@@ -221,7 +222,7 @@ class _Timing:
 
     def _step(self, ids: Tensor, step: int) -> tuple[Tensor, float]:
         """One forward pass and the choice of the most likely token, timed together."""
-        with guard(self.model.device, f"profiling with batch {self.batch}"), torch.inference_mode(), self.clock.measure() as span:
+        with guard(self.clock.device, self.what), torch.inference_mode(), self.clock.measure() as span:
             if self.decoder is None:
                 ids = self.model.module(input_ids=ids).logits.argmax(-1)
             else:

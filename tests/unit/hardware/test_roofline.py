@@ -57,6 +57,9 @@ def test_a_planted_machine_is_predicted_as_planted(planted):
         assert decode.rate == pytest.approx(found.ceiling(0.5), rel=1e-6)
     for part in ("attention", "mlp"):
         assert found.point("prefill", part).rate == pytest.approx(found.matrix_rate, rel=1e-6)
+    assert str(calibrated_roofline(LLAMA, planted("npu:0").model_copy(update={"simulated": True}))).startswith(
+        "On npu:0 (simulated) at batch 1"
+    )
     linear = sum(found.point("decode", part).seconds for part in ("attention", "mlp", "head"))
     assert found.point("decode").seconds == pytest.approx(linear)
 

@@ -29,7 +29,10 @@ def ledger(scale: int = 1) -> Ledger:
 def test_the_package_offers_these_cards():
     import effkit_widgets
 
-    cards = ["ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "RunMonitor", "TokenLens"]
+    cards = [
+        "ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "LayerMap", "MethodTable", "QuantizeLab", "Roofline", "RunMonitor",
+        "StackCompare", "TimeBreakdown", "TokenLens",
+    ]  # fmt: skip
     assert effkit_widgets.__all__ == cards == dir(effkit_widgets)
 
 

@@ -36,6 +36,12 @@ def test_the_tree_is_the_measured_one(found):
     assert repr(card).startswith("TimeBreakdown(Breakdown(prefill: ")
 
 
+def test_a_simulated_device_is_said_to_be_one(found):
+    card = TimeBreakdown(found.model_copy(update={"simulated": True, "device": "npu:0"}))
+    assert card.config["passes"][0]["simulated"] is True
+    assert "simulated" in repr(card)
+
+
 @needs_node
 def test_summed_layers_add_up(found):
     root = TimeBreakdown(found).config["passes"][0]["root"]
