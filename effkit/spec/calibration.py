@@ -152,6 +152,7 @@ class Calibration(Noun):
         return max(p.working_set for p in self._of(format))
 
     def to_json(self) -> str:
+        """The calibration as JSON, to be stored."""
         return self.model_dump_json(indent=2)
 
     @classmethod

@@ -75,7 +75,7 @@ def test_a_public_name_without_a_docstring_is_found(monkeypatch):
         def method(self) -> None: ...
 
     monkeypatch.setattr(effkit, "Model", Bare)
-    assert docs.undocumented("effkit") == ["effkit.Model", "effkit.Model.method"]
+    assert {"effkit.Model", "effkit.Model.method"} <= set(docs.undocumented("effkit"))
 
 
 @pytest.mark.parametrize("text", TEXTS)
