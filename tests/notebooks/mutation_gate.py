@@ -61,8 +61,8 @@ MUTANTS = (
         "warm-up repeats are kept",
         "profile",
         "measure/latency.py",
-        "            each.forget()\n",
-        "            pass\n",
+        "        each.forget(discarded)\n",
+        "        pass\n",
         "repeats that count",
     ),
     Mutant(
