@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import effkit.hardware.preflight  # noqa: F401  (before anything imports torch)
 
 os.environ.setdefault("EFFKIT_PROGRESS", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# an example may take long where the machine is busy; the same examples every time where a change is judged
+settings.register_profile("effkit", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("effkit")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
