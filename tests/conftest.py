@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import effkit.hardware.preflight  # noqa: F401  (before anything imports torch)
 
@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # an example may take long where the machine is busy; the same examples every time where a change is judged
-settings.register_profile("effkit", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("effkit", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI")))
 settings.load_profile("effkit")
 
 ROOT = Path(__file__).resolve().parents[1]

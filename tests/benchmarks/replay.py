@@ -102,13 +102,15 @@ def main() -> None:
         (folder / "text.txt").write_text(default_text().text.replace("the", "a"), encoding="utf-8")
         changed["data"] = named(replayed(ek.write_records(record, folder / "data.json"), "--no-speed")[1], "data")
     last_line(
-        model=arguments.model,
-        records=len(recipes()),
-        same_weights=same_weights,
-        quality_and_bytes=dict(verdicts),
-        speed=dict(speeds),
-        named=changed,
-        minutes=round((time.monotonic() - begun) / 60, 1),
+        {
+            "model": arguments.model,
+            "records": len(recipes()),
+            "same_weights": same_weights,
+            "quality_and_bytes": dict(verdicts),
+            "speed": dict(speeds),
+            "named": changed,
+            "minutes": round((time.monotonic() - begun) / 60, 1),
+        }
     )
 
 

@@ -55,6 +55,11 @@ def with_seed(record: Record, seed: int) -> Record:
     return record.model_copy(update={"recipe": record.recipe.model_copy(update={"seed": seed}), "seed": seed})
 
 
+def test_the_base_is_computed_again_and_not_taken_from_the_shelf(made):
+    passes = [[event.message for event in ek.replay.work(made, speed=False)].count("base") for _ in range(2)]
+    assert passes[0] == passes[1] > 0
+
+
 def test_a_record_replays_as_the_same(made):
     done = ek.replay(Record.from_json(made.to_json()), speed=False)
     assert verdicts(done) == dict.fromkeys((*QUALITY, "bytes"), "same")
