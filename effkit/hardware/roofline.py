@@ -94,7 +94,7 @@ class RooflineFound(Noun):
                 limit = "bandwidth" if one.intensity < self.ridge else "arithmetic"
                 reached = one.rate / self.ceiling(one.intensity)
                 told.append(
-                    f"{phase} does {three(one.intensity)} operations a byte: {limit} is its limit, and {one.how} is {reached:.0%} of it"
+                    f"{phase} does {three(one.intensity)} operations a byte: {limit} is its limit, of which {reached:.0%} is {one.how}"
                 )
         name = f"{self.device} (simulated)" if self.simulated else self.device
         return f"On {name} at batch {self.batch}, {'; '.join(told)}. Both limits meet at {three(self.ridge)} operations a byte."

@@ -232,7 +232,7 @@ def test_wait_gives_up_after_its_timeout_and_the_run_goes_on():
 
 
 def test_a_keyboard_interrupt_ends_only_the_waiting():
-    run = ek.start(toys.train, steps=200, pause=0.003)
+    run = ek.start(toys.train, steps=200, pause=0.02)  # long enough for a late timer
     threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         run.wait(30)
