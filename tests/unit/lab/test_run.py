@@ -232,10 +232,14 @@ def test_wait_gives_up_after_its_timeout_and_the_run_goes_on():
 
 
 def test_a_keyboard_interrupt_ends_only_the_waiting():
-    run = ek.start(toys.train, steps=200, pause=0.02)  # long enough for a late timer
-    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run.wait(30)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+    try:
+        run = ek.start(toys.train, steps=200, pause=0.02)
+        threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            run.wait(30)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert run.state == "running"
     assert torch.equal(run.wait(30), toys.train(steps=200))
 
