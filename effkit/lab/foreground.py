@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from effkit.spec.errors import BadInput, Unavailable
-from effkit.spec.progress import Work
+from effkit.spec.progress import Progress, Work, follow
 
 from .history import History
 from .voice import Voice
@@ -50,16 +50,12 @@ def stoppable() -> Iterator[None]:
 def driven(work: Work[Any]) -> Any:
     """Drive `work` in this thread, telling how it goes."""
     history, voice, begun = History(), Voice(), time.monotonic()
-    try:
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value
-            history.add({**event.as_json(), "t": time.monotonic() - begun}, event)
-            voice.tell(event, history.seconds_left())
-    finally:
-        work.close()
+
+    def tell(event: Progress) -> None:
+        history.add({**event.as_json(), "t": time.monotonic() - begun}, event)
+        voice.tell(event, history.seconds_left())
+
+    return follow(work, tell)
 
 
 def watched(run: Run) -> Any:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 How = Literal["measured", "counter", "sampled", "modelled", "unavailable"]
 
+Z = 1.959964  # 97.5% quantile of the normal distribution
+
 
 class Noun(BaseModel):
     """Frozen, closed, comparable by value: the base of everything that travels as JSON."""
@@ -132,9 +134,20 @@ def mean_interval(blocks, unit: str = "", seed: int = 0) -> Estimate:
 
 def small_sample_stretch(n: int) -> float:
     """t quantile over normal quantile (97.5%) times sqrt(n/(n-1)); Cornish-Fisher expansion of t, within 1% for n > 4."""
-    z, df = 1.959964, n - 1
+    z, df = Z, n - 1
     t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
     return t / z * math.sqrt(n / df)
+
+
+def wilson(hits: int, n: int) -> Estimate:
+    """A share with its 95% interval (Wilson 1927), which is sound for few and for all or none: 5 of 5 is [0.566, 1].
+
+    >>> print(wilson(5, 5))
+    1 [0.566, 1]
+    """
+    p, z2 = hits / n, Z * Z
+    centre, half = (p + z2 / (2 * n)) / (1 + z2 / n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return Estimate(value=p, low=min(max(centre - half, 0.0), p), high=max(min(centre + half, 1.0), p), n=n)
 
 
 def paired_difference(a, b, seed: int = 0) -> Estimate:

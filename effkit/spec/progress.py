@@ -118,28 +118,40 @@ def long_work(function: Any = None, /, *, knobs: tuple[str, ...] = (), check: Ca
     return lambda f: LongVerb(f, knobs, check)
 
 
-def drive(work: Work[T]) -> T:
-    """Run `work` to its end in this thread. A bar appears after a second, unless EFFKIT_PROGRESS=0."""
-    bar = None
-    begun = time.monotonic()
-    show = os.environ.get("EFFKIT_PROGRESS", "1") != "0"
+def follow(work: Work[T], tell: Callable[[Progress], Any]) -> T:
+    """Run `work` to its end in this thread, telling of every event."""
     try:
         while True:
             try:
                 event = next(work)
             except StopIteration as end:
                 return end.value
-            if show and bar is None and time.monotonic() - begun > 1.0:
-                from tqdm.auto import tqdm
-
-                bar = tqdm(total=event.total, desc=event.task, unit=event.unit, leave=False)
-            if bar is not None:
-                if bar.total != event.total or bar.desc.rstrip(": ") != event.task:
-                    bar.reset(event.total)
-                    bar.set_description(event.task, refresh=False)
-                bar.update(event.done - bar.n)
+            tell(event)
     finally:
         work.close()
+
+
+def drive(work: Work[T]) -> T:
+    """Run `work` to its end in this thread. A bar appears after a second, unless EFFKIT_PROGRESS=0."""
+    bar = None
+    begun = time.monotonic()
+    show = os.environ.get("EFFKIT_PROGRESS", "1") != "0"
+
+    def tell(event: Progress) -> None:
+        nonlocal bar
+        if show and bar is None and time.monotonic() - begun > 1.0:
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=event.total, desc=event.task, unit=event.unit, leave=False)
+        if bar is not None:
+            if bar.total != event.total or bar.desc.rstrip(": ") != event.task:
+                bar.reset(event.total)
+                bar.set_description(event.task, refresh=False)
+            bar.update(event.done - bar.n)
+
+    try:
+        return follow(work, tell)
+    finally:
         if bar is not None:
             bar.close()
 

@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .errors import BadInput
-from .intervals import Estimate, Noun
+from .intervals import Estimate, Noun, wilson
 from .record import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-Z = 1.959964  # 97.5% quantile of the normal distribution
 
 
 class Goodput(Noun):
@@ -62,17 +60,6 @@ def goodput(profile: Profile, first_token_ms: float | None = None, output_token_
         requests=Estimate(value=met / seconds, unit="1/s", n=len(first)),
         tokens=Estimate(value=met * (steps + 1) / seconds, unit="tokens/s", n=len(first)),
     )
-
-
-def wilson(hits: int, n: int) -> Estimate:
-    """A share with its 95% interval (Wilson 1927), which is sound for few and for all or none: 5 of 5 is [0.566, 1].
-
-    >>> print(wilson(5, 5))
-    1 [0.566, 1]
-    """
-    p, z2 = hits / n, Z * Z
-    centre, half = (p + z2 / (2 * n)) / (1 + z2 / n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Estimate(value=p, low=min(max(centre - half, 0.0), p), high=max(min(centre + half, 1.0), p), n=n)
 
 
 class Missing(Noun):

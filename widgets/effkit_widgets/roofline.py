@@ -7,28 +7,24 @@ card.found.point("decode", "mlp").rate                                          
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-import traitlets as t
-
 from effkit.hardware.catalogue import accelerator
-from effkit.hardware.projection import shape_of
 from effkit.hardware.roofline import RooflineFound, calibrated_roofline, roofline
 from effkit.hardware.stacks import WIDTHS, format_on
 from effkit.spec.breakdown import Breakdown
 from effkit.spec.calibration import Calibration
 from effkit.spec.errors import BadInput, choice
 
-from ._base import Card, explained, refuse_unknown, script, short_name, style
-from .stack_compare import LIMITS, devices_told
+from ._base import refuse_unknown, script, style
+from ._projected import ProjectedCard
 
 ATTACHED = "attached"
 OPTIONS = ("batch", "breakdowns", "calibration", "format", "name", "on", "prompt")
 
 
-class Roofline(Card):
+class Roofline(ProjectedCard):
     """Operations a second against operations a byte, both logarithmic: the device's roof, and a model's parts under it.
 
     model:   an effkit model, an Architecture, a transformers config, a config.json or the folder of a model
@@ -43,9 +39,6 @@ class Roofline(Card):
 
     _esm = script("stack_fields", "roofline")
     _css = style("live", "roofline")
-
-    settings = t.Dict().tag(sync=True)
-    figures = t.Dict().tag(sync=True)
 
     def __init__(
         self,
@@ -66,35 +59,18 @@ class Roofline(Card):
         self._measured = (breakdowns,) if isinstance(breakdowns, Breakdown) else tuple(breakdowns)
         if not all(isinstance(one, Breakdown) for one in self._measured):
             raise BadInput("breakdowns hold something else", "Allowed: what effkit.measure.breakdown.breakdown returns")
-        shape = shape_of(model)
-        self._shape = dataclasses.replace(shape, name=name or short_name(shape.name) or shape.family)
         self._calibration = calibration
         where = on or ("h100-sxm" if calibration is None else ATTACHED)
         settings = {"on": where if where == ATTACHED else accelerator(where).name, "batch": batch, "prompt": prompt, "format": format}
-        self._found = self._at(settings)
         attached = {"attached": calibration.device} if calibration else {}
-        limits = {key: list(LIMITS[key]) for key in ("batch", "prompt")}
-        if shape.max_context:
-            limits["prompt"][1] = min(limits["prompt"][1], shape.max_context)
-        config = {"name": self._shape.name, "devices": devices_told(), "formats": list(WIDTHS), "limits": limits, **attached}
-        super().__init__(config=config, settings=settings, figures=_told(self._found, settings))
-        self.observe(lambda _: self._soon(self._changed), names=["settings"])
+        super().__init__(model, name, settings, ("batch", "prompt"), attached)
 
     @property
     def found(self) -> RooflineFound:
         """What the card shows."""
         return self._found
 
-    @property
-    def verdict(self) -> str:
-        """The sentence that the card shows."""
-        return str(self._found)
-
     def _at(self, settings: dict[str, Any]) -> RooflineFound:
-        for name in ("batch", "prompt"):
-            value, (low, high) = settings.get(name), LIMITS[name]
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise BadInput(f"{name} is {value!r}", f"Allowed: a whole number from {low} to {high}")
         if settings["format"] not in WIDTHS:
             raise choice("format", settings["format"], WIDTHS)
         size = {"batch": settings["batch"], "prompt": settings["prompt"]}
@@ -105,24 +81,14 @@ class Roofline(Card):
             raise BadInput("on is 'attached'", "Allowed: with a calibration of the attached device", "calibration=calibrate()")
         return calibrated_roofline(self._shape, self._calibration, breakdowns=self._measured, **size)
 
-    def _changed(self) -> None:
-        settings = dict(self.settings)
-        try:
-            self._found = self._at(settings)
-        except BadInput as error:
-            self.problem = explained(error)
-            return
-        self.problem = {}
-        self.figures = _told(self._found, settings)
+    def _told(self, settings: dict[str, Any]) -> dict[str, Any]:
+        found = self._found
+        points = [
+            {**one.model_dump(), "intensity": one.intensity, "rate": one.rate, "share": one.rate / found.ceiling(one.intensity)}
+            for one in found.points
+        ]
+        head = found.model_dump(exclude={"points"})
+        return {**head, "ridge": found.ridge, "points": points, "verdict": str(found), "settings": settings}
 
     def __repr__(self) -> str:
         return f"Roofline({self._shape.name!r}, {self._found.device!r}, batch={self._found.batch})"
-
-
-def _told(found: RooflineFound, settings: dict[str, Any]) -> dict[str, Any]:
-    points = [
-        {**one.model_dump(), "intensity": one.intensity, "rate": one.rate, "share": one.rate / found.ceiling(one.intensity)}
-        for one in found.points
-    ]
-    head = found.model_dump(exclude={"points"})
-    return {**head, "ridge": found.ridge, "points": points, "verdict": str(found), "settings": settings}

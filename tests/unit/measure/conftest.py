@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,3 +70,21 @@ def calls():
         return seen
 
     return watch
+
+
+@pytest.fixture
+def clockwork(monkeypatch):
+    """A wall clock that only forward passes move: `clockwork(model, seconds)` with seconds(number of the pass, its tokens)."""
+    now = [0.0]
+    monkeypatch.setattr("effkit.hardware.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def wind(model, seconds) -> None:
+        passes = [0]
+
+        def tick(module, args, given) -> None:
+            now[0] += seconds(passes[0], given["input_ids"].shape[1])
+            passes[0] += 1
+
+        model.module.register_forward_pre_hook(tick, with_kwargs=True)
+
+    return wind

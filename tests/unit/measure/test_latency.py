@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -52,24 +50,6 @@ def test_prompts_hold_no_special_tokens(tiny_llama):
     vocabulary = ordinary_tokens(tiny_llama)
     assert vocabulary.tolist() == list(range(3, 259))
     assert random_prompt(vocabulary, 3, 500, seed=1).min() >= 3
-
-
-@pytest.fixture
-def clockwork(monkeypatch):
-    """A wall clock that only forward passes move: `clockwork(model, seconds)` with seconds(number of the pass, its tokens)."""
-    now = [0.0]
-    monkeypatch.setattr("effkit.hardware.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
-
-    def wind(model, seconds) -> None:
-        passes = [0]
-
-        def tick(module, args, given) -> None:
-            now[0] += seconds(passes[0], given["input_ids"].shape[1])
-            passes[0] += 1
-
-        model.module.register_forward_pre_hook(tick, with_kwargs=True)
-
-    return wind
 
 
 def test_first_token_is_never_in_the_time_per_output_token(tiny_llama, clockwork):

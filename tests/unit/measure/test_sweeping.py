@@ -12,30 +12,16 @@ import torch
 import effkit as ek
 from effkit.measure.sweeping import sweep
 from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
-from effkit.spec.intervals import Estimate
-from effkit.spec.serving import Sweep, goodput, wilson
+from effkit.spec.intervals import Estimate, wilson
+from effkit.spec.serving import Sweep, goodput
 
 FEW = {"prompt": 16, "new_tokens": 4, "repeats": 4}
 
 
 @pytest.fixture
-def clockwork(monkeypatch):
-    """A wall clock that only forward passes move, as in test_latency."""
-    from types import SimpleNamespace
-
-    now = [0.0]
-    monkeypatch.setattr("effkit.hardware.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
-
-    def wind(model, seconds) -> None:
-        passes = [0]
-
-        def tick(module, args, given) -> None:
-            now[0] += seconds(passes[0] // 4, passes[0] % 4)
-            passes[0] += 1
-
-        model.module.register_forward_pre_hook(tick, with_kwargs=True)
-
-    return wind
+def clockwork(clockwork):
+    """The same with seconds(repeat, token), for repeats of four passes."""
+    return lambda model, seconds: clockwork(model, lambda number, _: seconds(number // 4, number % 4))
 
 
 def test_the_warm_up_is_found(tiny_llama, clockwork):
