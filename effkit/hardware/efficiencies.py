@@ -2,7 +2,7 @@
 
 `data/efficiencies.toml` holds them: a base for every constant, factors by kind of format and by runtime, and another base for
 a stack that was measured apart. A combination that was never measured gets the base and the factors it shares with others, as
-in a mixed model with shrinkage. `tools/fit_efficiencies.py` makes the file, and the file says from what.
+in a mixed model with shrinkage. `tests/benchmarks/fit_efficiencies.py` makes the file, and the file says from what.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ EXACT = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}  # of th
 
 def orthogonal(n: int, seed: int, device: torch.device) -> Tensor:
     """A random orthogonal matrix [n, n], float32: a Hadamard matrix of the power of two in n, with random signs, times (Kronecker)
-    a random one of the odd rest. So every entry of 64 inputs of one unit each is spread over at least 64 of them."""
+    a random one of the odd rest. One large input is spread over at least as many as that power of two: 64 of 576."""
     draw = torch.Generator().manual_seed(seed)
     two = n & -n
     hadamard = torch.ones(1, 1)
