@@ -44,6 +44,9 @@ inline Floats floats(Ints v) { return __builtin_convertvector(v, Floats); }
 inline Floats widen(const uint8_t* from) { return floats(widen_ints(from)); }
 
 inline float sum(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#endif
   float part[LANES];
   std::memcpy(part, &v, sizeof v);
   for (int half = LANES / 2; half; half /= 2)
@@ -160,29 +163,45 @@ float one_row_of(const uint8_t* q, const float* scales, const float* zeros, cons
   return sum(even + odd);
 }
 
-// The same for 4 bits without unpacking first: a byte holds an integer of group g and one of group g + groups / 2.
+// One row of 4 bits without unpacking first: a byte holds an integer of group g and one of group g + groups / 2. Returns
+// sum over the groups of scale * sum(q * x); what zero points take off is `taken_off` below, once a group and not once a weight.
 template <int group>
-float one_row_of_four_bits(const uint8_t* bytes, const float* scales, const float* zeros, const float* x, long groups) {
+Floats one_row_of_four_bits(const uint8_t* bytes, const float* scales, const float* x, long groups) {
   const long half = groups / 2;
   Floats low = {}, high = {};
   for (long g = 0; g < half; g++, bytes += group, x += group) {
-    const float *upper = x + half * group, zero_low = zeros[g], zero_high = zeros[g + half];
+    const float* upper = x + half * group;
     Floats a = {}, b = {};
     for (int j = 0; j < group; j += LANES) {
       const Ints v = widen_ints(bytes + j);
-      a += (floats(v & 15) - zero_low) * load(x + j);
-      b += (floats(v >> 4) - zero_high) * load(upper + j);
+      a += floats(v & 15) * load(x + j);
+      b += floats(v >> 4) * load(upper + j);
     }
     low += a * scales[g];
     high += b * scales[g + half];
   }
-  return sum(low + high);
+  return low + high;
 }
 
-float one_row_of_four_bits(const uint8_t* bytes, const float* scales, const float* zeros, const float* x, long groups, long group) {
-  if (group == 32) return one_row_of_four_bits<32>(bytes, scales, zeros, x, groups);
-  if (group == 64) return one_row_of_four_bits<64>(bytes, scales, zeros, x, groups);
-  return one_row_of_four_bits<128>(bytes, scales, zeros, x, groups);
+Floats one_row_of_four_bits(const uint8_t* bytes, const float* scales, const float* x, long groups, long group) {
+  if (group == 32) return one_row_of_four_bits<32>(bytes, scales, x, groups);
+  if (group == 64) return one_row_of_four_bits<64>(bytes, scales, x, groups);
+  return one_row_of_four_bits<128>(bytes, scales, x, groups);
+}
+
+// sum over the groups of scale * zero * sum(x). Beyond the groups, up to a whole vector, sums are 0 and the others numbers.
+Floats taken_off(const float* scales, const float* zeros, const float* sums, long groups) {
+  Floats total = {};
+  for (long g = 0; g < groups; g += LANES) total += load(scales + g) * load(zeros + g) * load(sums + g);
+  return total;
+}
+
+void group_sums(const float* x, float* sums, long groups, long group) {
+  for (long g = 0; g < groups; g++, x += group) {
+    Floats total = {};
+    for (long j = 0; j < group; j += LANES) total += load(x + j);
+    sums[g] = sum(total);
+  }
 }
 
 float one_row(const uint8_t* q, const float* scales, const float* zeros, const float* x, long groups, long group) {
@@ -237,7 +256,17 @@ void read_scales(const uint16_t* scales, long r, long rows, long groups, int bfl
 
 // The zero points of a row, as floats. Those of eight rows are read before any is used: a processor waits when it reads
 // a vector that was just written in smaller pieces.
-void read_zeros(const uint8_t* packed, long groups, int bits, uint8_t* unpacked, uint8_t* scratch, float* out) {
+void read_zeros(const uint8_t* packed, long groups, int bits, bool last, uint8_t* unpacked, uint8_t* scratch, float* out) {
+  if (bits == 4) {
+    const long half = (groups + 1) / 2;
+    if (last) packed = (uint8_t*)std::memcpy(scratch, packed, half);  // a whole vector may reach beyond the tensor's end
+    for (int part = 0; part < 2; part++, out += half)
+      for (long g = 0; g < half; g += LANES) {
+        const Floats v = floats((widen_ints(packed + g) >> (4 * part)) & 15);
+        std::memcpy(out + g, &v, sizeof v);
+      }
+    return;
+  }
   if (bits == 8) std::memcpy(unpacked, packed, groups);
   else unpack(packed, unpacked, scratch, groups, bits);
   for (long g = 0; g < groups; g += LANES) {
@@ -261,9 +290,11 @@ extern "C" void effkit_packed_linear(const float* x, long m, const uint8_t* inte
     thread_local std::vector<uint8_t> bytes;  // kept from call to call, and looked up once a call
     thread_local std::vector<float> numbers;
     bytes.resize(2 * (columns + PAD));
-    numbers.resize(2 * BLOCK * wide + columns);
+    numbers.resize((2 * BLOCK + 1) * wide + columns);
     uint8_t *const unpacked = bytes.data(), *const scratch = unpacked + columns + PAD;
-    float *const scale = numbers.data(), *const zero = scale + BLOCK * wide, *const weights = zero + BLOCK * wide;
+    float *const scale = numbers.data(), *const zero = scale + BLOCK * wide, *const sums = zero + BLOCK * wide, *const weights = sums + wide;
+    std::fill(sums, sums + wide, 0.0f);
+    if (direct) group_sums(x, sums, groups, group);
     std::fill(zero, zero + BLOCK * wide, float(1 << (bits - 1)));
 #pragma omp for schedule(static)
     for (long block = 0; block < rows; block += BLOCK) {
@@ -272,13 +303,13 @@ extern "C" void effkit_packed_linear(const float* x, long m, const uint8_t* inte
       for (long r = block; zeros && r < end; r++) {
         float* const out = zero + (r - block) * wide;
         if (real_zeros) read_scales((const uint16_t*)zeros, r, rows, groups, real_zeros == 2, out);
-        else read_zeros((const uint8_t*)zeros + r * zero_bytes, groups, bits, unpacked, scratch, out);
+        else read_zeros((const uint8_t*)zeros + r * zero_bytes, groups, bits, rows - r <= LANES, unpacked, scratch, out);
       }
       for (long r = block; r < end; r++) {
         const uint8_t* q = integers + r * row_bytes;
         const float *const s = scale + (r - block) * wide, *const z = zero + (r - block) * wide, b = bias ? bias[r] : 0.0f;
         if (direct) {
-          y[r] = one_row_of_four_bits(q, s, z, x, groups, group) + b;
+          y[r] = sum(one_row_of_four_bits(q, s, x, groups, group) - taken_off(s, z, sums, groups)) + b;
           continue;
         }
         if (bits != 8) {
