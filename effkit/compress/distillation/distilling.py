@@ -67,7 +67,8 @@ def distill(
     temperature 1 on what is never trained on); the first event's details "references" say what that means: 0 is the teacher,
     "constant answer" a student that always says the teacher's average. Large models on a CPU report pieces of a step too.
     While it runs, temperature, learning_rate, mix and the weights hard, hidden and attention may be changed.
-    Started by `accelerate launch` or torchrun, each process works on a share of every batch; all end with the same student.
+    Started by `accelerate launch` or torchrun, each process works on a share of every batch; all end with the same student
+    (`effkit run` writes it once). A knob is then to be changed in all of them.
     A loss that is not finite takes the run back to the last held-out measurement with half the learning rate, three times.
     Raises BadInput (text too short, vocabularies without a map, nothing to train), OutOfMemory, EffkitError if it diverges.
     """
