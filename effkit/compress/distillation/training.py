@@ -37,6 +37,7 @@ CLIP = 1.0  # largest gradient norm
 WARM_UP = 0.1  # share of the steps over which the learning rate rises from zero
 PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
 ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
+SCALE = 2.0**16  # of the loss, at first, where gradients are float16: the small ones would vanish (Micikevicius 2018, arXiv:1710.03740)
 MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
 
 
@@ -54,6 +55,7 @@ class Training:
     transfer: Transfer | None = None
     forward: RoundedForward | None = None
     crew: Crew = field(default_factory=Crew)
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
     done: int = 0
     changes: list[str] = field(default_factory=list)
     best: float = math.inf
@@ -77,7 +79,8 @@ class Training:
         optimizer = torch.optim.AdamW(list(parameters.values()), lr=step.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=fused)
         forward = RoundedForward(student, step.quantize) if step.quantize else None
         kept = Teachers(teachers, student, step.window, top_k)
-        return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward, crew(student.device))
+        scaler = torch.amp.GradScaler(student.device.type, SCALE, enabled=step.autocast == "float16")
+        return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward, crew(student.device), scaler)
 
     @cached_property
     def device(self) -> Device:
@@ -118,15 +121,20 @@ class Training:
                 value = float(loss.detach())
                 if not math.isfinite(value) and self.crew.size == 1:  # with others all must hear of it: their sum tells them
                     return self._diverged_()
-                loss.backward()
+                self.scaler.scale(loss).backward()
                 total += value
             if at != pieces[-1][0]:
                 yield
         total = self.crew.add_up_(list(self.parameters.values()), total)
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
         if not math.isfinite(float(norm)) or not math.isfinite(total):
-            return self._diverged_()
-        self.optimizer.step()
+            if not math.isfinite(total) or (scale := self.scaler.get_scale()) <= 1:
+                return self._diverged_()
+            self.scaler.update(scale / 2)  # float16 ended before the loss did: the same step again
+            return (yield from self.train_())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         self.loss = total
@@ -264,6 +272,7 @@ class Training:
         state = {
             "done": self.done, "step": self.step.model_dump(mode="json"), "seed": self.seed, "changes": list(self.changes),
             "best": self.best if math.isfinite(self.best) else None, "waited": self.waited, "rollbacks": self.rollbacks,
+            "scaler": self.scaler.state_dict(),
         }  # fmt: skip
         return Snapshot(tensors, state)
 
@@ -273,6 +282,8 @@ class Training:
         self.done, self.seed, self.changes = int(state["done"]), int(state["seed"]), list(state["changes"])
         self.best = math.inf if state.get("best") is None else state["best"]
         self.waited, self.rollbacks = state.get("waited", 0), state.get("rollbacks", 0)
+        if state.get("scaler"):
+            self.scaler.load_state_dict(dict(state["scaler"]))
         of = {
             name: {k.partition("/")[0]: t for k, t in snapshot.tensors.items() if k.partition("/")[2] == name} for name in self.parameters
         }
