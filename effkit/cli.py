@@ -1,4 +1,4 @@
-"""effkit doctor | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
+"""effkit cache | doctor | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -32,6 +32,7 @@ from effkit.lab.foreground import stoppable as _stoppable
 from effkit.lab.foreground import watched as _watched
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
+from effkit.spec.places import cache_bytes, cache_folder, clear_cache
 from effkit.spec.progress import finish
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
@@ -64,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="doctor | export | lab | replay | run")
+    commands = parser.add_subparsers(required=True, metavar="cache | doctor | export | lab | replay | run")
+    cache = commands.add_parser("cache", help="outputs of bases and teachers that are kept for the next time: how many bytes, and where")
+    cache.add_argument("--clear", action="store_true", help="remove them all; they are computed again when they are needed")
+    cache.set_defaults(command=_cache)
     doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
     doctor.set_defaults(command=_doctor)
     export = commands.add_parser("export", help="write a model so that llama.cpp, transformers or vLLM read it")
@@ -104,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--no-store", action="store_true", help="do not add the record to the user's store")
     run.set_defaults(command=_run)
     return parser
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    held = cache_bytes()
+    if arguments.clear:
+        clear_cache()
+    print(json.dumps({"folder": str(cache_folder()), "bytes": held, "cleared": arguments.clear}))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

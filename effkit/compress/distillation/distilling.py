@@ -59,7 +59,6 @@ def distill(
     text:   a string, a file or a list of strings; None for the offline default (its "train" part). A classifier reads every
             text of a list, or every line; labels: the class of each, None where nobody knows
     window: tokens a sequence (a classifier's texts are cut to it); batch: sequences a step
-    top_k:  keep only the teacher's k likeliest tokens of each position and the mass of the rest, once for all passes
     prompts: texts that teacher and student continue side by side, every tenth of the way (details "samples")
     The other arguments are the fields of effkit.Distill, where they are explained.
 
@@ -75,12 +74,12 @@ def distill(
     fields: dict[str, Any] = {
         "steps": steps, "temperature": temperature, "learning_rate": learning_rate, "window": window, "batch": batch, "train": train,
         "objective": objective, "mix": mix, "hard": hard, "hidden": hidden, "attention": attention, "source": source,
-        "quantize": quantize, "autocast": autocast, "patience": patience,
+        "quantize": quantize, "autocast": autocast, "patience": patience, "top_k": top_k,
         "layer_map": None if layer_map is None else tuple(tuple(pair) for pair in layer_map),
     }  # fmt: skip
     step = step_of(Distill, **fields, text=_file_name(text))
     teachers = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
-    return (yield from apply_distill(teachers, student, step, text, seed, resume, labels=labels, top_k=top_k, prompts=prompts))
+    return (yield from apply_distill(teachers, student, step, text, seed, resume, labels=labels, prompts=prompts))
 
 
 def apply_distill(
@@ -92,11 +91,10 @@ def apply_distill(
     resume: Snapshot | None = None,
     *,
     labels: Sequence[int | None] | None = None,
-    top_k: int | None = None,
     prompts: Sequence[str] = (),
 ) -> Work[Model]:
     """`distill` for a validated step. `text` None takes the step's own."""
-    _check(teachers, student, step, labels, top_k)
+    _check(teachers, student, step, labels)
     plan = plan_distill(student, step)
     given = step.text if text is None else text
     if student.task == "causal-lm":
@@ -105,7 +103,7 @@ def apply_distill(
         material = texts_for(given, labels, int(student.config.num_labels))
     with guard(student.device, "copying the student"):
         trainee = student.to(dtype=torch.float32)
-    training = Training.begin(teachers, trainee, step, material, seed, top_k)
+    training = Training.begin(teachers, trainee, step, material, seed)
     try:
         if resume is not None:
             training.restore_(resume)
@@ -154,6 +152,8 @@ def _loop(training: Training, prompts: tuple[str, ...]) -> Work[None]:
             metrics["held_out"] = training.held_out
             details |= yield from samples.taken(pieces)
         yield from told("", metrics, details)
+    if training.teachers.trouble:
+        training.changes.append(training.teachers.trouble)
     if training.stalled:
         training.changes.append(f"stopped after step {training.done}: {training.waited} measurements brought no better held-out loss")
 
@@ -187,7 +187,7 @@ def _finished(student: Model, trainee: Model, step: Distill, plan: Plan, seed: i
     return replace(module, recipe=student.recipe.then(step, seed), plans=(*student.plans, plan), origin=None)
 
 
-def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any, top_k: int | None) -> None:
+def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any) -> None:
     """Raise BadInput for what does not go together, before any work."""
     if not teachers or not all(isinstance(teacher, Model) for teacher in teachers):
         raise BadInput(f"the teacher is {teachers!r}", "Allowed: a Model, or a list of at least one", "ek.load(...) gives one")
@@ -201,8 +201,6 @@ def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any
         classes = getattr(teacher.config, "num_labels", 0), getattr(student.config, "num_labels", 0)
         if student.task == "sequence-classification" and classes[0] != classes[1]:
             raise BadInput(f"the teacher has {classes[0]} classes and the student {classes[1]}", "Allowed: the same classes")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise BadInput(f"top_k is {top_k!r}", "Allowed: a whole number of at least 1, or None for all")
     if student.task == "causal-lm" and labels is not None:
         raise BadInput("labels were given", "Only classifiers have them; a language model's labels are its next tokens", "Leave labels out")
     if student.task != "causal-lm":

@@ -66,7 +66,7 @@ class Training:
     _held: list[tuple[Batch, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int, top_k: int | None) -> Training:
+    def begin(cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int) -> Training:
         parameters = trained_parameters(student, step.train)
         student.module.requires_grad_(False)
         transfer = Transfer(teachers[0], student, step.layer_map, seed) if step.hidden or step.attention else None
@@ -78,7 +78,7 @@ class Training:
         fused = student.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(list(parameters.values()), lr=step.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=fused)
         forward = RoundedForward(student, step.quantize) if step.quantize else None
-        kept = Teachers(teachers, student, step.window, top_k)
+        kept = Teachers(teachers, student, step.window, step.top_k)
         scaler = torch.amp.GradScaler(student.device.type, SCALE, enabled=step.autocast == "float16")
         return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward, crew(student.device), scaler)
 
@@ -215,7 +215,7 @@ class Training:
         total, count = 0.0, 0
         if not self._held:
             for batch in self.material.held():
-                self._held.append((batch, self.teachers.say(batch, 1.0, whole=True).logits))
+                self._held.append((batch, self.teachers.all(batch)))
                 yield
         with torch.no_grad(), guard(self.student.device, "rounding the student"):
             rounded = self.forward.weights() if self.forward else {}

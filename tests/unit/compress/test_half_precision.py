@@ -22,7 +22,7 @@ def gradients(teacher, autocast, monkeypatch, scaled=True):
     """Of the first step, as the optimizer sees them."""
     student = ek.prune(teacher, layers=2)
     step = Distill(steps=8, window=32, batch=2, temperature=0.02, objective="skew-kl", autocast=autocast)
-    run = Training.begin((teacher,), student, step, windows_for(student, TEXT, 32), 0, None)
+    run = Training.begin((teacher,), student, step, windows_for(student, TEXT, 32), 0)
     run.scaler = run.scaler if scaled else torch.amp.GradScaler("cpu", enabled=False)
     seen = {}
 
