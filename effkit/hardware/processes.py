@@ -14,7 +14,6 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from .device import Device
@@ -33,7 +32,7 @@ class Crew:
         """What this process works on: every size-th part, beginning with its own number."""
         return list(parts[self.rank :: self.size])
 
-    def add_up_(self, parameters: Sequence[torch.nn.Parameter], value: float) -> float:
+    def add_up_(self, parameters: Sequence[Tensor], value: float) -> float:
         """Replace each gradient by the sum over all processes, a missing one counting as zero; the sum of `value` too."""
         if self.size == 1:
             return value

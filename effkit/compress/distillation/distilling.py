@@ -108,7 +108,7 @@ def apply_distill(
         if resume is not None:
             training.restore_(resume)
         yield from _loop(training, tuple(prompts))
-        training.keep_best_()
+        training.weights.keep_best_()
     finally:
         trainee.module.eval().requires_grad_(False)
     step = step.model_copy(update={"steps": training.step.steps})  # a branch may have lengthened it; other knobs are told in notes
@@ -155,7 +155,9 @@ def _loop(training: Training, prompts: tuple[str, ...]) -> Work[None]:
     if training.teachers.trouble:
         training.changes.append(training.teachers.trouble)
     if training.stalled:
-        training.changes.append(f"stopped after step {training.done}: {training.waited} measurements brought no better held-out loss")
+        training.changes.append(
+            f"stopped after step {training.done}: {training.weights.waited} measurements brought no better held-out loss"
+        )
 
 
 class _Samples:

@@ -20,6 +20,7 @@ from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
 
+from ..weights import Weights
 from .folding import folded
 from .planning import as_matrix, head_name
 from .tunable import Grid, packed_again_, tunable_
@@ -54,25 +55,19 @@ class Tuning:
                 exact[name] = folded(as_matrix(base.module.get_submodule(name)), name, folds or {})
         self.grids: dict[str, Grid] = tunable_(module, exact, fast_dtype(base))
         self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and "norm" in name.rsplit(".", 2)[-2].lower()}
-        self.changes = [grid.change for grid in self.grids.values()]
-        self.learned = [grid.integers for grid in self.grids.values() if grid.learned]
         # a norm's weight is trained as a relative change too, so that one rate suits all
         self.factors = {name: nn.Parameter(torch.zeros_like(p, dtype=torch.float32)) for name, p in self.norms.items()}
         self.before = {name: p.detach().clone() for name, p in self.norms.items()}
         module.requires_grad_(False)
-        groups: list[dict[str, Any]] = [{"params": [*self.changes, *self.factors.values()], "lr": RATE}]
-        if self.learned:
-            groups.append({"params": self.learned, "lr": min(GRID_RATE, GRID_WAY / steps)})
-        for group in groups:
-            for p in group["params"]:
-                p.requires_grad_(True)
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        self.rates = [group["lr"] for group in groups]
+        integers = {f"integers/{name}": grid.integers for name, grid in self.grids.items() if grid.learned}
+        rest = {f"change/{name}": grid.change for name, grid in self.grids.items()} | {
+            f"norm/{name}": f for name, f in self.factors.items()
+        }
+        groups = [(RATE, list(rest)), (min(GRID_RATE, GRID_WAY / steps), list(integers))]
+        self.weights = Weights({**rest, **integers}, base.device, None, groups, betas=(0.9, 0.99), fused=None)
         weights_read = sum(p.numel() for p in base.module.parameters())
         self.piece = max(1, int(PIECE / (6.0 * weights_read * len(windows[0]))))
-        self.best = math.inf
         self.first = math.inf
-        self.best_state: dict[str, Tensor] = {}
 
     def loss(self, windows: list[Tensor]) -> Tensor:
         """Mean KL in nats a token of some windows."""
@@ -87,19 +82,16 @@ class Tuning:
         """One step over WINDOWS windows, one after the other. Yields after each; its value is the loss."""
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + self.done)
         chosen = torch.randperm(len(self.windows), generator=draw)[:WINDOWS].tolist()
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self._shape()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.clear_()
         total = 0.0
         for start in range(0, len(chosen), self.piece):
             part = chosen[start : start + self.piece]
             with torch.enable_grad():
                 loss = self.loss([self.windows[i] for i in part]) * (len(part) / len(chosen))
-            loss.backward()
+            self.weights.backward(loss)
             total += float(loss.detach())
             yield
-        if math.isfinite(total):
-            self.optimizer.step()
+        self.weights.step_(self._shape(), total, clip=math.inf)  # one that is not finite is left out
         self.done += 1
         return total
 
@@ -117,25 +109,13 @@ class Tuning:
         held = total / len(self.held)
         if self.done == 0:
             self.first = held
-        if held < self.best:
-            self.best = held
-            self.best_state = {name: t.detach().clone() for name, t in self._trained().items()}
+        self.weights.judge_(held)
         return held
-
-    def _trained(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {f"norm/{name}": f for name, f in self.factors.items()}
-        for name, grid in self.grids.items():
-            state[f"change/{name}"] = grid.change
-            if grid.learned:
-                state[f"integers/{name}"] = grid.integers
-        return state
 
     def finish_(self) -> str:
         """Write the best state into the packed model and say what tuning did."""
-        with torch.no_grad():
-            for name, t in self._trained().items():
-                t.copy_(self.best_state[name])
-        helped = self.best < self.first
+        self.weights.keep_best_()
+        helped = self.weights.best < self.first
         if helped:
             for grid in self.grids.values():
                 grid.store_()
@@ -148,28 +128,14 @@ class Tuning:
         self.model.module.requires_grad_(False)
         if not helped:
             return f"tuning did not help on held-out text (KL {self.first:.4f} before, no less afterwards), so it was taken back"
-        return f"tuning {self.done} steps: KL on held-out calibration text {self.first:.4f} -> {self.best:.4f}"
+        return f"tuning {self.done} steps: KL on held-out calibration text {self.first:.4f} -> {self.weights.best:.4f}"
 
     def snapshot(self) -> Snapshot:
-        tensors: dict[str, Tensor] = {f"now/{k}": t.detach().clone() for k, t in self._trained().items()}
-        tensors |= {f"best/{k}": t for k, t in self.best_state.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{i}/{k}": torch.as_tensor(t).clone() for k, t in state.items()}
-        return Snapshot(tensors, {"done": self.done, "best": self.best, "first": self.first})
+        return self.weights.snapshot(done=self.done, first=self.first)
 
-    def restore_(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, t in self._trained().items():
-                t.copy_(tensors[f"now/{name}"])
-        self.best_state = {k.removeprefix("best/"): t.to(self.changes[0].device) for k, t in tensors.items() if k.startswith("best/")}
-        self.done, self.best, self.first = state["done"], state["best"], state["first"]
-        adam: dict[int, dict[str, Tensor]] = {}
-        for key, t in tensors.items():
-            if key.startswith("adam/"):
-                _, i, name = key.split("/")
-                adam.setdefault(int(i), {})[name] = t
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": adam, "param_groups": whole["param_groups"]})
+    def restore_(self, snapshot: Snapshot) -> None:
+        self.weights.restore_(snapshot)
+        self.done, self.first = int(snapshot.state["done"]), float(snapshot.state["first"])
 
 
 def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Snapshot]) -> Work[str]:

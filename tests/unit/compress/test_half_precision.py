@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.compress.distillation import training
+from effkit.compress import weights
 from effkit.compress.distillation.material import windows_for
 from effkit.compress.distillation.training import Training
 from effkit.spec.progress import finish
@@ -23,13 +23,13 @@ def gradients(teacher, autocast, monkeypatch, scaled=True):
     student = ek.prune(teacher, layers=2)
     step = Distill(steps=8, window=32, batch=2, temperature=0.02, objective="skew-kl", autocast=autocast)
     run = Training.begin((teacher,), student, step, windows_for(student, TEXT, 32), 0)
-    run.scaler = run.scaler if scaled else torch.amp.GradScaler("cpu", enabled=False)
+    run.weights.scaler = run.weights.scaler if scaled else torch.amp.GradScaler("cpu", enabled=False)
     seen = {}
 
     def look(*args):
-        seen.update({name: p.grad.clone() for name, p in run.parameters.items()})
+        seen.update({name: p.grad.clone() for name, p in run.weights.named.items()})
 
-    monkeypatch.setattr(run.optimizer, "step", look)
+    monkeypatch.setattr(run.weights.optimizer, "step", look)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, most: torch.tensor(1.0))
     for _ in run.train_():
         pass
@@ -48,7 +48,7 @@ def test_it_learns_what_float32_learns_and_resumes_bit_for_bit(tiny_llama, monke
     """From 2**30 the scale is halved until the gradients fit float16; that costs no step."""
     student = ek.prune(tiny_llama, layers=2)
     with monkeypatch.context() as first:
-        first.setattr(training, "SCALE", scale)
+        first.setattr(weights, "SCALE", scale)
         whole = ek.distill(tiny_llama, student, **WAY)
         work = ek.distill.work(tiny_llama, student, **WAY)
         for _ in range(4):

@@ -215,9 +215,7 @@ def test_written_text_keeps_its_beginning_is_scored_after_it_and_follows_its_see
 def test_pieces_of_a_step_make_the_same_step(tiny_llama, monkeypatch):
     student = ek.prune(tiny_llama, layers=2)
     whole = ek.distill(tiny_llama, student, **{**WAY, "batch": 4})
-    from effkit.compress.distillation import training
-
-    monkeypatch.setattr(training, "PIECE", 1.0)
+    monkeypatch.setattr("effkit.compress.distillation.training.PIECE", 1.0)
     events = list(ek.distill.work(tiny_llama, student, **{**WAY, "batch": 4}))
     in_pieces = ek.distill(tiny_llama, student, **{**WAY, "batch": 4})
     assert sum(event.message.startswith("step 1") for event in events) == 3  # between four windows
@@ -253,7 +251,7 @@ def test_a_diverging_run_is_taken_back_with_half_the_learning_rate(tiny_llama):
     work = ek.distill.work(tiny_llama, student, **WAY)
     events = [next(work) for _ in range(4)]
     # one poisoned update, as a spike would make it
-    work.gi_yieldfrom.gi_yieldfrom.gi_frame.f_locals["training"].parameters["model.layers.0.mlp.up_proj.weight"].data.fill_(float("nan"))
+    work.gi_yieldfrom.gi_yieldfrom.gi_frame.f_locals["training"].weights.named["model.layers.0.mlp.up_proj.weight"].data.fill_(float("nan"))
     model = finish(work)
     (note,) = model.plans[-1].notes
     assert note == f"the loss was not finite at step {events[-1].done + 1}: back to step {events[-1].done} with learning_rate 0.0015"
@@ -351,9 +349,9 @@ def test_a_batch_is_tokenized_once_for_models_with_one_tokenizer(tiny_classifier
 
 
 def test_a_pass_over_the_text_is_drawn_once(tiny_llama, monkeypatch):
-    from effkit.compress.distillation import training
+    from effkit.compress.distillation.training import _order
 
-    training._order.cache_clear()
+    _order.cache_clear()
     drawn, real = [], torch.randperm
     monkeypatch.setattr(torch, "randperm", lambda n, **options: drawn.append(n) or real(n, **options))
     ek.distill(tiny_llama, ek.prune(tiny_llama, layers=2), **WAY)  # 16 windows of a text of over 50: one pass
@@ -365,7 +363,7 @@ def test_a_run_that_is_taken_back_keeps_the_knobs(tiny_llama):
     events = [next(work) for _ in range(6)]
     work.send({"temperature": 2.0})
     training = work.gi_yieldfrom.gi_yieldfrom.gi_frame.f_locals["training"]
-    training.parameters["model.layers.0.mlp.up_proj.weight"].data.fill_(float("nan"))
+    training.weights.named["model.layers.0.mlp.up_proj.weight"].data.fill_(float("nan"))
     assert "the loss was not finite" in next(work).message
     assert training.done < events[-1].done + 1
     assert training.step.temperature == 2.0
