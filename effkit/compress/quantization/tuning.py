@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
 
+from ..stages import Stages
 from ..weights import Weights
 from .folding import folded
 from .planning import as_matrix, head_name
 from .tunable import Grid, packed_again_, tunable_
 
 WINDOWS = 4  # a step
-PIECE = 1e11  # floating-point operations between two yields: about a second of two processor cores
+PIECE = 5e10  # floating-point operations between two yields: about half a second of two processor cores
 RATE = 2e-3  # relative change of a scale or of a norm's weight in a step
 GRID_WAY = 0.5  # how far an integer may travel in all steps together, in units of the grid
 GRID_RATE = 0.005  # and at most in one
@@ -66,12 +68,24 @@ class Tuning:
         groups = [(RATE, list(rest)), (min(GRID_RATE, GRID_WAY / steps), list(integers))]
         self.weights = Weights({**rest, **integers}, base.device, None, groups, betas=(0.9, 0.99), fused=None)
         weights_read = sum(p.numel() for p in base.module.parameters())
-        self.piece = max(1, int(PIECE / (6.0 * weights_read * len(windows[0]))))
+        window = 2.0 * weights_read * len(windows[0])  # operations of one forward pass
+        self.piece = max(1, int(PIECE / (3 * window)))
+        layers = layer_list(model)[1]
+        self.stages = Stages(list(layers), max(1, int(PIECE * len(layers) / (2 * window))))
         self.first = math.inf
 
-    def loss(self, windows: list[Tensor]) -> Tensor:
-        """Mean KL in nats a token of some windows."""
-        exact = torch.cat([self.teacher.logits(window) for window in windows])
+    @property
+    def fine(self) -> bool:
+        """Whether a step takes so long that its pieces are told."""
+        return self.piece < WINDOWS
+
+    @torch.no_grad()
+    def exact(self, windows: list[Tensor]) -> Tensor:
+        """The base's logits of some windows, [tokens, vocabulary]."""
+        return torch.cat([self.teacher.logits(window) for window in windows])
+
+    def loss(self, windows: list[Tensor], exact: Tensor) -> Tensor:
+        """Mean KL in nats a token."""
         return _Divergence.apply(self._logits(torch.stack(windows)).flatten(0, -2), exact)  # type: ignore[return-value]
 
     def _logits(self, ids: Tensor) -> Tensor:
@@ -79,17 +93,22 @@ class Tuning:
         return torch.func.functional_call(self.model.module, scaled, (), {"input_ids": ids, "use_cache": False}).logits
 
     def train_(self) -> Generator[None, None, float]:
-        """One step over WINDOWS windows, one after the other. Yields after each; its value is the loss."""
+        """One step over WINDOWS windows. Yields between pieces, also inside a large model's backward pass; its value is the loss."""
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + self.done)
         chosen = torch.randperm(len(self.windows), generator=draw)[:WINDOWS].tolist()
         self.weights.clear_()
         total = 0.0
         for start in range(0, len(chosen), self.piece):
             part = chosen[start : start + self.piece]
-            with torch.enable_grad():
-                loss = self.loss([self.windows[i] for i in part]) * (len(part) / len(chosen))
-            self.weights.backward(loss)
+            windows = [self.windows[i] for i in part]
+            exact = self.exact(windows)
+            yield
+            with torch.enable_grad(), self.stages.cutting():
+                loss = self.loss(windows, exact) * (len(part) / len(chosen))
             total += float(loss.detach())
+            yield
+            self.weights.backward(loss)
+            yield from self.stages.backward()
             yield
         self.weights.step_(self._shape(), total, clip=math.inf)  # one that is not finite is left out
         self.done += 1
@@ -100,11 +119,13 @@ class Tuning:
         return min(1.0, (self.done + 1) / WARM_UP) * (LAST + (1 - LAST) * cosine)
 
     def measure_(self) -> Generator[None, None, float]:
-        """Held-out KL; the best state so far is kept. Yields after each window."""
+        """Held-out KL; the best state so far is kept. Yields after each forward pass."""
         total = 0.0
         for window in self.held:
+            exact = self.exact([window])
+            yield
             with torch.no_grad():
-                total += float(self.loss([window]))
+                total += float(self.loss([window], exact))
             yield
         held = total / len(self.held)
         if self.done == 0:
@@ -152,7 +173,8 @@ def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Sna
                 next(work)
             except StopIteration as end:
                 return end.value
-            yield Progress("quantize", before + tuning.done, total, "steps", message)
+            if tuning.fine:
+                yield Progress("quantize", before + tuning.done, total, "steps", message)
 
     every = max(1, tuning.steps // 10)
     if tuning.done == 0:

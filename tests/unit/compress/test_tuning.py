@@ -8,6 +8,7 @@ import torch
 import effkit as ek
 from effkit.compress.quantization.tunable import packed_again_, tunable_
 from effkit.compress.quantization.tuning import Tuning
+from effkit.compress.stages import Stages
 from effkit.models.packed import PackedLinear, unpack
 from effkit.spec.progress import Snapshot
 
@@ -136,3 +137,24 @@ def test_the_teacher_says_the_same_with_what_it_keeps(tiny_llama):
     assert torch.equal(tuning.teacher.logits(windows[0]), first)
     assert tuning.teacher.exact
     assert len(tuning.teacher.kept) == 2
+
+
+@pytest.mark.parametrize("tune", ["scales", "weights"])
+def test_a_large_models_steps_are_made_in_pieces_and_give_the_same_bits(tiny_llama, monkeypatch, tune):
+    """Between two pieces Cancel answers: once the base was asked, after the forward pass, and after each layer on the way back."""
+    monkeypatch.setattr("effkit.compress.quantization.tuning.GRID_RATE", 0.1)
+    monkeypatch.setattr("effkit.compress.quantization.tuning.PIECE", 1.0)
+    with monkeypatch.context() as uncut:
+        uncut.setattr("effkit.compress.quantization.tuning.Stages", lambda layers, every: Stages(layers, len(layers)))
+        whole = ek.quantize(tiny_llama, tune=tune, **FEW)
+    work, seen = ek.quantize.work(tiny_llama, tune=tune, **FEW), []
+    try:
+        while True:
+            event = next(work)
+            seen.append(event.message)
+            assert torch.is_grad_enabled()
+    except StopIteration as end:
+        pieces = end.value
+    assert same(pieces, whole)
+    windows = 4
+    assert seen.count("tuning: step 3 of 10") == windows * (2 + len(tiny_llama.module.model.layers)) + 1
