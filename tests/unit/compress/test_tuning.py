@@ -58,7 +58,7 @@ def test_it_brings_the_model_nearer_to_its_base(tiny_llama, tmp_path, monkeypatc
     assert not any(p.requires_grad for p in tuned.module.parameters())
 
 
-@pytest.mark.parametrize(("method", "tune"), [("rtn", "weights"), ("gptq", "scales")])
+@pytest.mark.parametrize(("method", "tune"), [("rtn", "weights"), ("gptq", "scales"), ("learned", "scales")])
 def test_going_on_in_the_middle_of_tuning_gives_the_same_bits(tiny_llama, method, tune):
     given = {**FEW, "samples": 6}
     whole = ek.quantize(tiny_llama, method, tune=tune, **given)
@@ -79,6 +79,19 @@ def test_going_on_in_the_middle_of_tuning_gives_the_same_bits(tiny_llama, method
         resumed = end.value
     assert steps == [f"tuning: step {n} of 10" for n in range(5, 11)]
     assert same(resumed, whole)
+
+
+@pytest.mark.parametrize("tune", ["scales", "weights"])
+def test_learned_rounding_is_a_place_to_start_from(tiny_llama, tune):
+    """Its integers may lie farther than half a step from the weight; scales leave them alone, and both start where it ended."""
+    few = {**FEW, "learn_steps": 20, "samples": 8}
+    plain = ek.quantize(tiny_llama, "learned", **{**few, "tune": None})
+    tuned = ek.quantize(tiny_llama, "learned", tune=tune, **few)
+    assert kl(tiny_llama, tuned) < 0.97 * kl(tiny_llama, plain)
+    pairs = list(zip(packed(plain).values(), packed(tuned).values(), strict=True))
+    assert not all(torch.equal(a.packed.scales, b.packed.scales) for a, b in pairs)
+    if tune == "scales":
+        assert all(torch.equal(a.packed.integers, b.packed.integers) for a, b in pairs)
 
 
 def test_it_is_taken_back_where_it_does_not_help(tiny_llama, monkeypatch):
