@@ -1,4 +1,4 @@
-"""effkit doctor | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
+"""effkit cache | doctor | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -7,8 +7,9 @@
     record.json    what it keeps and what it costs
 
 and, while it works or after it was stopped, run/: what the same command needs to go on. record.json comes last, so a
-folder that has it is complete; model/model.safetensors carries the record too. Exit codes: 0 done, 1 a replay that differs,
-2 an error that the message explains, 130 or 143 stopped by a signal.
+folder that has it is complete; model/model.safetensors carries the record too. Started by `accelerate launch` or torchrun
+(`torchrun --nproc-per-node 2 -m effkit.cli run ...`) the processes distill together and the first one writes. Exit codes:
+0 done, 1 a replay that differs, 2 an error that the message explains, 130 or 143 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effkit.hardware.processes import helps
 from effkit.lab.foreground import Stopped as _Stopped
 from effkit.lab.foreground import driven as _driven
+from effkit.lab.foreground import led as _led
 from effkit.lab.foreground import stoppable as _stoppable
 from effkit.lab.foreground import watched as _watched
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
+from effkit.spec.places import cache_bytes, cache_folder, clear_cache
+from effkit.spec.progress import finish
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
 
 if TYPE_CHECKING:
+    from effkit.hardware.processes import Crew
     from effkit.models.model import Model
 
 ROOM = 50_000_000  # beside the model itself: tokenizer, events, record
@@ -59,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="doctor | export | lab | replay | run")
+    commands = parser.add_subparsers(required=True, metavar="cache | doctor | export | lab | replay | run")
+    cache = commands.add_parser("cache", help="outputs of bases and teachers that are kept for the next time: how many bytes, and where")
+    cache.add_argument("--clear", action="store_true", help="remove them all; they are computed again when they are needed")
+    cache.set_defaults(command=_cache)
     doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
     doctor.set_defaults(command=_doctor)
     export = commands.add_parser("export", help="write a model so that llama.cpp, transformers or vLLM read it")
@@ -99,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--no-store", action="store_true", help="do not add the record to the user's store")
     run.set_defaults(command=_run)
     return parser
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    held = cache_bytes()
+    if arguments.clear:
+        clear_cache()
+    print(json.dumps({"folder": str(cache_folder()), "bytes": held, "cleared": arguments.clear}))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -148,16 +165,26 @@ def _run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     recipe = Recipe.from_file(arguments.recipe)
     out = _Out(Path(arguments.out).expanduser().absolute())
-    out.check(arguments.overwrite)
+    if not helps():
+        out.check(arguments.overwrite)
     with _stoppable():
         from effkit.compress.planning import plan
+        from effkit.hardware.processes import crew
         from effkit.lab.measuring import measure
         from effkit.models.loading import load
 
-        base = _driven(load.work(arguments.model, device=arguments.device, dtype=arguments.dtype))
+        loading = load.work(arguments.model, device=arguments.device, dtype=arguments.dtype)
+        base = finish(loading) if helps() else _driven(loading)
+        together = crew(base.device)
+        if helps():
+            with _led():
+                out.help(base, recipe, together)
+            return 0
         _check_text(arguments, base)
         plans = plan(base, recipe)
         out.begin(base, recipe, plans[-1].bytes_after if plans else base.stored_bytes, arguments.overwrite)
+        together.meet()  # the folder is ready
+        together.meet()  # the others know where to go on from
         model = out.compressed(base, recipe)
         record = _driven(
             measure.work(
@@ -285,6 +312,18 @@ class _Out:
                 else:
                     made.save(self.model)
         return _driven(load.work(str(self.model), device=base.device, dtype=str(base.dtype).removeprefix("torch.")))
+
+    def help(self, base: Model, recipe: Recipe, together: Crew) -> None:
+        """What another process makes here, made along with it from the same point; only that one writes."""
+        from effkit.compress.pipeline import compress
+        from effkit.lab.folder import RunFolder
+
+        together.meet()
+        made = self.model.exists() or (self.run / "result").exists()
+        snapshot, _ = RunFolder(self.run).load_snapshot()
+        together.meet()
+        if not made:
+            finish(compress.work(base, recipe, resume=snapshot))
 
     def finish(self, record: Record) -> None:
         from effkit.models.stamp import stamp_

@@ -6,23 +6,21 @@ number: a run resumed from a snapshot goes on bit for bit (on CPU with the same 
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from effkit.hardware.memory import guard
 from effkit.measure.coder import Coder
 from effkit.models.model import Model
-from effkit.spec.errors import BadInput, EffkitError
+from effkit.spec.errors import EffkitError
 from effkit.spec.progress import Snapshot
 
-CLIP = 1.0  # largest gradient norm
-WARM_UP = 0.1  # share of the steps over which the learning rate rises; then it falls to zero in a straight line
+from .weights import WARM_UP, Weights, working
+
 BUCKET = 16  # batches whose texts are sorted by length together
 
 
@@ -54,8 +52,7 @@ class Fitting:
     coded: Sequence[Sequence[int]]
     targets: Tensor
     settings: Settings
-    parameters: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.AdamW
+    weights: Weights
     done: int = 0
     changes: list[str] = field(default_factory=list)
     _epoch: int = -1
@@ -67,18 +64,11 @@ class Fitting:
         coder = Coder(model, window)
         model.module.requires_grad_(False)
         chosen = {name: p for name, p in model.module.named_parameters() if not any(part in name for part in settings.freeze)}
-        for parameter in chosen.values():
-            parameter.requires_grad_(True)
-        head = [p for name, p in chosen.items() if is_head(name)]
-        body = [p for name, p in chosen.items() if not is_head(name)]
-        groups = [{"params": body, "scale": 1.0}, {"params": head, "scale": settings.head_rate}]
-        optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=model.device.type in ("cpu", "cuda"),
-        )
-        return cls(model, coder, [coder(text) for text in texts], targets, settings, chosen, optimizer)
+        head = [name for name in chosen if is_head(name)]
+        body = [name for name in chosen if not is_head(name)]
+        groups = [(1.0, body), (settings.head_rate, head)]
+        weights = Weights(chosen, model.device, settings.autocast, groups, weight_decay=settings.weight_decay)
+        return cls(model, coder, [coder(text) for text in texts], targets, settings, weights)
 
     @property
     def batches(self) -> int:
@@ -91,6 +81,7 @@ class Fitting:
         return min(total, self.settings.most_steps or total)
 
     def rate(self) -> float:
+        """Rising over the first part of the steps, then falling to zero in a straight line."""
         warm_up = max(1, round(self.total * WARM_UP))
         falling = (self.total - self.done) / max(1, self.total - warm_up)
         return self.settings.learning_rate * min(1.0, (self.done + 1) / warm_up, falling)
@@ -103,32 +94,23 @@ class Fitting:
         rows = self._steps[at]
         number = self.settings.seed * 1_000_003 + self.done
         device = self.model.device.torch
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate() * group["scale"]
-        self.model.module.train()
-        try:
-            with guard(self.model.device, "fine-tuning"), _seeded(device, number):
+        outcome, value = "again", math.nan
+        while outcome == "again":
+            with working(self.model, self.model.device, "fine-tuning", number):
                 ids, mask = (tensor.to(device) for tensor in self.coder.batch([self.coded[i] for i in rows]))
                 mask = self._hidden_words(mask, number)
-                kind = self.settings.autocast
-                with torch.autocast(device.type, getattr(torch, kind)) if kind else contextlib.nullcontext():
+                with self.weights.autocast():
                     logits = self.model.module(input_ids=ids, attention_mask=mask).logits
                 target = self.targets[rows].to(device)
                 t = self.settings.temperature
                 loss = -(target * torch.log_softmax(logits.float() / t, -1)).sum(-1).mean() * t * t
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise EffkitError(
-                        f"The loss is not finite at step {self.done + 1}: training diverged. Lower the learning rate "
-                        f"(it is {self.settings.learning_rate:g}) and start again; the model is as it was."
-                    )
-                self.optimizer.step()
-        finally:
-            self.optimizer.zero_grad(set_to_none=True)
-            self.model.module.eval()
+                self.weights.backward(loss)
+                outcome, value = self.weights.step_(self.rate(), float(loss.detach()))
+        if outcome == "diverged":
+            raise EffkitError(
+                f"The loss is not finite at step {self.done + 1}: training diverged. Lower the learning rate "
+                f"(it is {self.settings.learning_rate:g}) and start again; the model is as it was."
+            )
         self.done += 1
         return value
 
@@ -144,30 +126,15 @@ class Fitting:
         return mask.masked_fill(hidden, 0)
 
     def snapshot(self) -> Snapshot:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
-            tensors[f"model/{name}"] = parameter.detach().clone()
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().clone()
-        return Snapshot(tensors, {"done": self.done, "settings": asdict(self.settings), "changes": list(self.changes)})
+        return self.weights.snapshot(done=self.done, settings=asdict(self.settings), changes=list(self.changes))
 
     def restore_(self, snapshot: Snapshot) -> None:
-        names = {name for key in snapshot.tensors if (name := key.partition("/")[2]) and not key.startswith("best/")}
-        if names != set(self.parameters):
-            raise BadInput("this snapshot belongs to another model", "Allowed: the model that the run was started with")
+        self.weights.restore_(snapshot)
         settings: dict[str, Any] = dict(snapshot.state["settings"])
         settings["freeze"] = tuple(settings["freeze"])
         self.settings = Settings(**settings)
         self._epoch = -1
         self.done, self.changes = int(snapshot.state["done"]), list(snapshot.state["changes"])
-        for name, parameter in self.parameters.items():
-            state = {k.partition("/")[0]: t for k, t in snapshot.tensors.items() if k.partition("/")[2] == name}
-            state.pop("best", None)
-            with torch.no_grad():
-                parameter.copy_(state.pop("model"))
-            self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.clone().to(parameter.device) for key, value in state.items()
-            }
 
     def change_(self, knobs: Mapping[str, Any]) -> None:
         self.settings = replace(self.settings, **knobs)
@@ -188,11 +155,3 @@ def steps_of_epoch(lengths: Sequence[int], batch: int, seed: int, epoch: int) ->
         bucket = sorted(order[start : start + BUCKET * batch], key=lambda i: lengths[i])
         steps += [bucket[i : i + batch] for i in range(0, len(bucket), batch)]
     return [steps[i] for i in torch.randperm(len(steps), generator=draw).tolist()]
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, number: int) -> Iterator[None]:
-    """Dropout that depends on the step alone; the global random state stays as it was."""
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(number)
-        yield

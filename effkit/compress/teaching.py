@@ -77,9 +77,8 @@ def finetune(
     try:
         if resume is not None:
             fitting.restore_(resume)
-            curve.restore_(resume)
         yield from _loop(fitting, curve, patience)
-        curve.keep_best_(fitting, patience)
+        fitting.weights.keep_best_()
     finally:
         trainee.module.eval().requires_grad_(False)
     return _finished(model, trainee, labelled, fitting)
@@ -179,75 +178,47 @@ def probe_(model: Model, texts: Sequence[str], targets: Tensor, window: int, aut
 
 
 class _Curve:
-    """Macro-F1 on held-out texts, and the best model so far where patience asks for it."""
+    """Macro-F1 on held-out texts."""
 
     def __init__(self, model: Model, held_out: LabelledSet | None, window: int, autocast: str | None) -> None:
         self.model, self.window, self.autocast = model, window, autocast
         total = len(held_out) if held_out is not None else 0
         rows = range(total) if total <= HELD_OUT else [i * total // HELD_OUT for i in range(HELD_OUT)]
         self.held_out = held_out.take(rows) if held_out is not None and total else None
-        self.best, self.waited = -1.0, 0
-        self.kept: dict[str, Tensor] = {}
 
     def measure(self) -> Work[float]:
         assert self.held_out is not None
         found = yield from answers(self.model, self.held_out.texts, self.window, autocast=self.autocast)
         return macro_f1(self.held_out.labels, found.argmax(1).tolist(), len(self.held_out.classes))
 
-    def judge_(self, value: float, fitting: Fitting, patience: int | None) -> bool:
-        """Whether to stop here."""
-        if patience is None:
-            return False
-        if value > self.best:
-            self.best, self.waited = value, 0
-            self.kept = {name: p.detach().clone() for name, p in fitting.parameters.items()}
-        else:
-            self.waited += 1
-        return self.waited >= patience
-
-    def keep_best_(self, fitting: Fitting, patience: int | None) -> None:
-        if patience is not None:
-            with torch.no_grad():
-                for name, value in self.kept.items():
-                    fitting.parameters[name].copy_(value)
-
-    def snapshot(self, fitting: Fitting) -> Snapshot:
-        own = fitting.snapshot()
-        kept = {f"best/{name}": value.clone() for name, value in self.kept.items()}
-        return Snapshot({**own.tensors, **kept}, {**own.state, "best": self.best, "waited": self.waited})
-
-    def restore_(self, snapshot: Snapshot) -> None:
-        self.best, self.waited = float(snapshot.state["best"]), int(snapshot.state["waited"])
-        self.kept = {key.partition("/")[2]: value.clone() for key, value in snapshot.tensors.items() if key.startswith("best/")}
-
 
 def _loop(fitting: Fitting, curve: _Curve, patience: int | None) -> Work[None]:
     total, every = fitting.total, max(1, fitting.total // 10)
 
-    def snapshot() -> Snapshot:
-        return curve.snapshot(fitting)
-
     def told(message: str, metrics: dict[str, float]) -> Work[None]:
-        change = yield Progress("finetune", fitting.done, total, "steps", message, metrics, {}, snapshot)
+        change = yield Progress("finetune", fitting.done, total, "steps", message, metrics, {}, fitting.snapshot)
         if change:
             fitting.change_(change)
 
+    def held_out() -> Work[dict[str, float]]:
+        f1 = yield from curve.measure()
+        if patience is not None:
+            fitting.weights.judge_(-f1)
+        return {"held_out": f1}
+
     if fitting.done == 0:
-        first = {}
-        if curve.held_out is not None:
-            first["held_out"] = yield from curve.measure()
-            curve.judge_(first["held_out"], fitting, patience)
+        first = (yield from held_out()) if curve.held_out is not None else {}
         yield from told("before the first step", first)
     while fitting.done < total:
         rate = fitting.rate()
         metrics = {"loss": fitting.step_(), "learning_rate": rate}
-        stop = False
         if curve.held_out is not None and (fitting.done % every == 0 or fitting.done == total):
-            metrics["held_out"] = yield from curve.measure()
-            stop = curve.judge_(metrics["held_out"], fitting, patience)
+            metrics |= yield from held_out()
         yield from told("", metrics)
-        if stop:
-            fitting.changes.append(f"stopped after step {fitting.done}: {curve.waited} measurements brought no better held-out macro-F1")
+        if patience is not None and fitting.weights.waited >= patience:
+            fitting.changes.append(
+                f"stopped after step {fitting.done}: {fitting.weights.waited} measurements brought no better held-out macro-F1"
+            )
             return
 
 

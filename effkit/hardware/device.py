@@ -21,6 +21,8 @@ import torch
 from effkit.hardware import preflight
 from effkit.spec.errors import BadInput, Unavailable, choice
 
+from .processes import launched
+
 DTYPES = ("float32", "bfloat16", "float16")
 Timing = Literal["events", "wall clock", "unavailable"]
 
@@ -137,8 +139,9 @@ def _attached() -> list[tuple[str, int]]:
 
 
 def _current(count: int) -> int:
+    """The device in use; processes that were launched together use one each."""
     try:
-        index = torch.accelerator.current_device_index()
+        index = int(os.environ.get("LOCAL_RANK", "0")) if launched() else torch.accelerator.current_device_index()
     except RuntimeError:
         return 0
     return index if 0 <= index < count else 0

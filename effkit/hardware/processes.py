@@ -11,12 +11,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from .device import Device
+    from .device import Device
 
 T = TypeVar("T")
 
@@ -32,10 +32,11 @@ class Crew:
         """What this process works on: every size-th part, beginning with its own number."""
         return list(parts[self.rank :: self.size])
 
-    def add_up_(self, parameters: Sequence[torch.nn.Parameter], value: float) -> float:
+    def add_up_(self, parameters: Sequence[Tensor], value: float) -> float:
         """Replace each gradient by the sum over all processes, a missing one counting as zero; the sum of `value` too."""
         if self.size == 1:
             return value
+        import torch
         from accelerate.utils import reduce
 
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -45,10 +46,27 @@ class Crew:
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
         return float(added[-1])
 
+    def meet(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
 
 def crew(device: Device) -> Crew:
     """The processes that were started together: told by the environment that their launcher sets; else this one alone."""
-    return Crew() if int(os.environ.get("WORLD_SIZE", "1")) < 2 else _joined(device.is_cpu)
+    return _joined(device.is_cpu) if launched() else Crew()
+
+
+def launched() -> bool:
+    """Whether this process is one of several that a launcher started together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def helps() -> bool:
+    """Whether this process only works along: of several that were launched together the first one writes what they make."""
+    return launched() and int(os.environ.get("RANK", "0")) > 0
 
 
 @cache

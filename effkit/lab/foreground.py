@@ -47,6 +47,26 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def led() -> Iterator[None]:
+    """For a process that helps the first of several: a signal reached both, and that one ends the work where it is sound.
+
+    Then the connection is lost, which is Stopped here and no error.
+    """
+    told: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, frame: told.append(number)) for number in numbers}
+    try:
+        yield
+    except RuntimeError:
+        if not told:
+            raise
+        raise Stopped(told[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def driven(work: Work[Any]) -> Any:
     """Drive `work` in this thread, telling how it goes."""
     history, voice, begun = History(), Voice(), time.monotonic()

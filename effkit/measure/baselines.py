@@ -131,7 +131,7 @@ def distilled_linear(texts: Sequence[str], probabilities: np.ndarray, classes: S
             f"Allowed: ({len(texts)}, {len(classes)}), a row for each text and a column for each class, and at least one text",
         )
     if not np.isfinite(targets).all() or targets.min() < 0 or np.abs(targets.sum(axis=1) - 1).max() > 1e-3:
-        raise BadInput("the teacher's probabilities do not sum to 1 in each row", "Allowed: what `classify` returns")
+        raise BadInput("the teacher's probabilities do not sum to 1 in each row", "Allowed: the softmax of what `answers` returns")
     logs = np.log(np.maximum(targets, LEAST))
     logs -= logs.mean(axis=1, keepdims=True)
     yield Progress("distilled linear", 0, 2, "steps", "counting n-grams")

@@ -42,6 +42,7 @@ class Shelf:
         self.folder = self.root / key
         self.limit = limit_bytes() if limit is None else limit
         self.trouble = ""
+        self._room = 0  # bytes that may be written before it is counted again what all keys hold
 
     def load(self, name: str, **shapes: tuple[int, ...]) -> dict[str, Tensor] | None:
         """The tensors saved as `name`, or None if there are none that are whole and have these shapes."""
@@ -96,6 +97,9 @@ class Shelf:
 
     def _make_room(self, size: int) -> bool:
         """Remove other keys, least recently used first, until `size` more bytes fit the limit."""
+        if size <= self._room:
+            self._room -= size
+            return True
         held = {folder: _size(folder) for folder in _folders(self.root)}
         total = sum(held.values())
         for folder in sorted((f for f in held if f != self.folder), key=_used):
@@ -112,6 +116,7 @@ class Shelf:
         if free_bytes(self.root) < size + SPARE:
             self.trouble = f"the base's outputs are not kept for the next time: the disk that holds {self.root} is almost full"
             return False
+        self._room = min(self.limit - total, self.limit // 16) - size
         return True
 
 

@@ -7,84 +7,17 @@ compared on the same draws, because the hard rows are hard for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from effkit.models.model import NO_LIMIT, Model
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.intervals import Estimate, small_sample_stretch
-from effkit.spec.progress import Progress, Work, long_work
 
-from .checks import evaluating, whole
+from .checks import whole
 
 METRICS = ("macro_f1", "accuracy")
-LONGEST = 1 << 15  # tokens of a text where the architecture sets no limit
-CHUNK = 2048  # texts tokenized at once
-
-
-@long_work
-def classify(model: Model, texts: Sequence[str], batch: int = 32) -> Work[np.ndarray]:
-    """Probabilities [texts, classes], float32, of a sequence classifier; each row sums to 1.
-
-    Texts of like length are read together, the longest first, padded and masked: the batch changes the speed, and the
-    result by no more than rounding (1e-5). A text longer than the model's window is cut.
-    """
-    if model.task != "sequence-classification":
-        raise BadInput(
-            f"{model.checkpoint.source} is a {model.task} model",
-            "Allowed: a sequence classifier",
-            "Give it a head: effkit.models.classifying",
-        )
-    whole("batch", batch, 1)
-    texts = tuple(texts)
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise BadInput(f"the texts hold {wrong!r}, a {type(wrong).__name__}", "Allowed: strings")
-    out = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
-    ids: list[list[int]] = []
-    yield Progress("classify", 0, len(texts), "texts", "reading the texts")
-    for first in range(0, len(texts), CHUNK):
-        ids += _tokens(model, texts[first : first + CHUNK])
-        yield Progress("classify", 0, len(texts), "texts", "reading the texts")
-    done = 0
-    with evaluating(model.module):
-        pad = model.config.pad_token_id
-        for rows in _batches(ids, batch if pad is not None else 1):  # without a padding token a causal model reads one text
-            logits = model.logits(*_padded([ids[i] for i in rows], pad or 0)).float()
-            if not bool(torch.isfinite(logits).all()):
-                raise BadInput(f"the logits of {model.checkpoint.source} are not finite", "Allowed: finite logits", "Train it again")
-            out[rows] = logits.softmax(dim=-1).cpu().numpy()
-            done += len(rows)
-            yield Progress("classify", done, len(texts), "texts")
-    return out
-
-
-def _tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, cut to the window; one token stands for a text that has none."""
-    limit = model.window if model.window < NO_LIMIT else LONGEST
-    ids = model.tokenizer(list(texts), add_special_tokens=True, truncation=True, max_length=limit, verbose=False)["input_ids"]
-    spare = next((t for t in (model.tokenizer.eos_token_id, model.tokenizer.unk_token_id, 0) if t is not None), 0)
-    return [row or [spare] for row in ids]
-
-
-def _batches(ids: list[list[int]], batch: int) -> Iterator[list[int]]:
-    """Rows of like length, the longest first."""
-    order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-    for first in range(0, len(order), batch):
-        yield order[first : first + batch]
-
-
-def _padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return ids, mask
 
 
 def macro_f1(truth: Sequence[int], predicted: Sequence[int], classes: int | None = None) -> float:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from .errors import Unavailable
+from .files import writing
 
 
 def data_folder() -> Path:
@@ -29,6 +31,21 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("effkit"))
+
+
+def cache_bytes() -> dict[str, int]:
+    """Bytes of what the cache holds, by kind: "reference" (outputs of bases and teachers), "kernels"."""
+    kinds = sorted(place for place in cache_folder().glob("*") if place.is_dir())
+    return {kind.name: sum(file.stat().st_size for file in kind.rglob("*") if file.is_file()) for kind in kinds}
+
+
+def clear_cache() -> None:
+    """Remove all of the cache; work that reads it meanwhile computes again. Raises CannotWrite."""
+    if cache_folder().exists():
+        aside = cache_folder().with_name(f".cache-{os.getpid()}.old")  # at once, so that nobody writes into it meanwhile
+        with writing(cache_folder()):
+            cache_folder().rename(aside)
+            shutil.rmtree(aside)
 
 
 def runs_folder() -> Path:

@@ -205,7 +205,8 @@ class Distill(Noun):
     source:    what is read: "text" as it is, the "teacher"'s own continuations of it (sequence-level), or the "student"'s (on-policy)
     train:     "blocks" keeps the embedding and the head as they are, "all" trains everything
     quantize:  round the student's weights so in every forward pass (quantization-aware; method rtn), and train through it
-    autocast:  "bfloat16" or "float16" for the forward passes; None: as the models compute
+    autocast:  "bfloat16" or "float16" (the loss is then scaled) for the forward passes; None: as the models compute
+    top_k:     learn the teacher's k likeliest tokens of each position and the mass of all others, kept on disk for later runs
     patience:  stop after so many held-out measurements without a better one, and keep the best; None: all steps
     text:      a file of training text; None for the offline default
     """
@@ -226,6 +227,7 @@ class Distill(Noun):
     train: Literal["blocks", "all"] = "blocks"
     quantize: Quantize | None = None
     autocast: Literal["bfloat16", "float16"] | None = None
+    top_k: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
     text: str | None = None
 

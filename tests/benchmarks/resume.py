@@ -1,12 +1,12 @@
 """Kill -9 in the middle of a run, attach, resume: are the final weights those of an uninterrupted run, bit for bit?
 
-    python tests/benchmarks/resume.py MODEL [--method rtn] [--arguments '{"bits": 4, "group_size": 32}'] [--kills 3]
+    python tests/benchmarks/resume.py MODEL [--methods rtn,gptq] [--arguments '{"bits": 4, "tune": "scales"}'] [--kills 3]
 
 One process quantizes without a break. Another one starts the same as a run (`ek.start`), is let past a snapshot and killed
 by SIGKILL while it works on; the next attaches to the run's folder, resumes, and is killed further on; the last one
-finishes. Whatever `ek.quantize` takes beside the model can be given in --arguments, so every method is tested by the same
-means. The last line is one JSON object: `identical` says whether all tensors of both results are equal bit for bit,
-`killed_after` how many units of work each killed process had done since it began, or -1 where it had finished already.
+finishes. Whatever `ek.quantize` takes beside the model can be given in --arguments, tuning too, so every method is tested by
+the same means. The last line is one JSON object: `identical` says whether for every method all tensors of both results are equal
+bit for bit, `killed_after` how many units of work each killed process had done since it began, or -1 where it had finished.
 """
 
 from __future__ import annotations
@@ -83,45 +83,52 @@ def killed(words: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder, a .gguf file or a built-in name")
-    parser.add_argument("--method", default="rtn")
+    parser.add_argument("--methods", default="rtn", help="one or more, with commas (default: %(default)s)")
     parser.add_argument("--arguments", type=json.loads, default={}, help="more arguments of ek.quantize, as JSON")
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--stop-at", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(Path(given.child), given.model, given.method, given.arguments, given.stop_at)
+        child(Path(given.child), given.model, given.methods, given.arguments, given.stop_at)
         return 0
 
     import torch
-    from safetensors.torch import load_file
 
     begun = time.perf_counter()
+    found = {method: compared(given.model, method, given.arguments, given.kills) for method in given.methods.split(",")}
+    identical = all(not one["different"] and min(one["killed_after"], default=0) >= 0 for one in found.values())
+    result = {
+        "identical": identical, "arguments": given.arguments, "kills": given.kills, "methods": found, "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - begun, 1),
+    }  # fmt: skip
+    last_line(result)
+    return 0 if identical else 1
+
+
+def compared(model: str, method: str, arguments: dict[str, Any], kills: int) -> dict[str, Any]:
+    """How far each killed process was, and which tensors differ from those of an uninterrupted run."""
+    from safetensors.torch import load_file
+
     with tempfile.TemporaryDirectory(prefix="effkit-resume-") as home:
-        common = [given.model, "--method", given.method, "--arguments", json.dumps(given.arguments)]
+        common = [model, "--methods", method, "--arguments", json.dumps(arguments)]
         plain, broken = Path(home) / "plain", Path(home) / "broken"
         process = start([*common, "--child", str(plain)])
         process.communicate()
         if process.returncode:
-            raise SystemExit(f"the uninterrupted run failed with code {process.returncode}")
+            raise SystemExit(f"{method}: the uninterrupted run failed with code {process.returncode}")
         after = []
-        for kill in range(given.kills):
-            after.append(killed([*common, "--child", str(broken), "--stop-at", str((kill + 1) / (given.kills + 1))]))
-            print(f"kill {kill + 1}: {after[-1]} units of work since the process's snapshot", flush=True)
+        for kill in range(kills):
+            after.append(killed([*common, "--child", str(broken), "--stop-at", str((kill + 1) / (kills + 1))]))
+            print(f"{method}, kill {kill + 1}: {after[-1]} units of work since the process's snapshot", flush=True)
         process = start([*common, "--child", str(broken)])
         process.communicate()
         if process.returncode:
-            raise SystemExit(f"the resumed run failed with code {process.returncode}")
+            raise SystemExit(f"{method}: the resumed run failed with code {process.returncode}")
         first, second = (load_file(folder / "model.safetensors") for folder in (Path(home) / "plain-model", Path(home) / "broken-model"))
-        names = first.keys() | second.keys()
-        different = sorted(name for name in names if not _same(first.get(name), second.get(name)))
-    result = {
-        "method": given.method, "arguments": given.arguments, "kills": given.kills, "killed_after": after, "tensors": len(names),
-        "different": len(different), "first_different": different[:3], "identical": not different and min(after, default=0) >= 0,
-        "torch": torch.__version__, "seconds": round(time.perf_counter() - begun, 1),
-    }  # fmt: skip
-    last_line(result)
-    return 0 if result["identical"] else 1
+    names = first.keys() | second.keys()
+    different = sorted(name for name in names if not _same(first.get(name), second.get(name)))
+    return {"killed_after": after, "tensors": len(names), "different": len(different), "first_different": different[:3]}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -169,6 +169,13 @@ def test_five_distillation_steps_equal_the_cpus(base, tiny_llama, way):
     near(here, there)
 
 
+def test_training_in_float16_scales_its_loss(base):
+    _, losses = distilled(base, autocast="float16")
+    exact = distilled(base)[1]
+    assert losses[-1] < losses[0]
+    assert losses == pytest.approx(exact, rel=0.02)
+
+
 def test_evaluating_gives_what_it_gives_on_the_cpu(base, tiny_llama):
     here = ek.evaluate(ek.quantize(base, bits=3, group_size=32), base=base, on=TEXT, window=64, windows=4)
     there = ek.evaluate(ek.quantize(tiny_llama, bits=3, group_size=32), base=tiny_llama, on=TEXT, window=64, windows=4)

@@ -290,3 +290,15 @@ def test_replay_runs_a_record_again_from_every_form_of_it(here, tmp_path, tiny_l
 
 def run_here(here, folder: Path, out: Path, model: Path, text: Path) -> tuple[int, str, str]:
     return here("run", recipe(folder, RTN), "--out", out, "--model", model, "--text", text, "--no-store", *QUICK)
+
+
+def test_the_cache_is_told_and_cleared(here, home):
+    file = home / "cache" / "reference" / "key" / "window-0.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"1234")
+    (home / "records.sqlite").write_bytes(b"1")
+    code, said, _ = here("cache")
+    assert (code, json.loads(said)) == (0, {"folder": str(home / "cache"), "bytes": {"reference": 4}, "cleared": False})
+    assert here("cache", "--clear")[0] == 0
+    assert names(home) == ["records.sqlite"]
+    assert json.loads(here("cache", "--clear")[1])["bytes"] == {}

@@ -59,7 +59,6 @@ def distill(
     text:   a string, a file or a list of strings; None for the offline default (its "train" part). A classifier reads every
             text of a list, or every line; labels: the class of each, None where nobody knows
     window: tokens a sequence (a classifier's texts are cut to it); batch: sequences a step
-    top_k:  keep only the teacher's k likeliest tokens of each position and the mass of the rest, once for all passes
     prompts: texts that teacher and student continue side by side, every tenth of the way (details "samples")
     The other arguments are the fields of effkit.Distill, where they are explained.
 
@@ -67,19 +66,20 @@ def distill(
     temperature 1 on what is never trained on); the first event's details "references" say what that means: 0 is the teacher,
     "constant answer" a student that always says the teacher's average. Large models on a CPU report pieces of a step too.
     While it runs, temperature, learning_rate, mix and the weights hard, hidden and attention may be changed.
-    Started by `accelerate launch` or torchrun, each process works on a share of every batch; all end with the same student.
+    Started by `accelerate launch` or torchrun, each process works on a share of every batch; all end with the same student
+    (`effkit run` writes it once). A knob is then to be changed in all of them.
     A loss that is not finite takes the run back to the last held-out measurement with half the learning rate, three times.
     Raises BadInput (text too short, vocabularies without a map, nothing to train), OutOfMemory, EffkitError if it diverges.
     """
     fields: dict[str, Any] = {
         "steps": steps, "temperature": temperature, "learning_rate": learning_rate, "window": window, "batch": batch, "train": train,
         "objective": objective, "mix": mix, "hard": hard, "hidden": hidden, "attention": attention, "source": source,
-        "quantize": quantize, "autocast": autocast, "patience": patience,
+        "quantize": quantize, "autocast": autocast, "patience": patience, "top_k": top_k,
         "layer_map": None if layer_map is None else tuple(tuple(pair) for pair in layer_map),
     }  # fmt: skip
     step = step_of(Distill, **fields, text=_file_name(text))
     teachers = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
-    return (yield from apply_distill(teachers, student, step, text, seed, resume, labels=labels, top_k=top_k, prompts=prompts))
+    return (yield from apply_distill(teachers, student, step, text, seed, resume, labels=labels, prompts=prompts))
 
 
 def apply_distill(
@@ -91,11 +91,10 @@ def apply_distill(
     resume: Snapshot | None = None,
     *,
     labels: Sequence[int | None] | None = None,
-    top_k: int | None = None,
     prompts: Sequence[str] = (),
 ) -> Work[Model]:
     """`distill` for a validated step. `text` None takes the step's own."""
-    _check(teachers, student, step, labels, top_k)
+    _check(teachers, student, step, labels)
     plan = plan_distill(student, step)
     given = step.text if text is None else text
     if student.task == "causal-lm":
@@ -104,12 +103,12 @@ def apply_distill(
         material = texts_for(given, labels, int(student.config.num_labels))
     with guard(student.device, "copying the student"):
         trainee = student.to(dtype=torch.float32)
-    training = Training.begin(teachers, trainee, step, material, seed, top_k)
+    training = Training.begin(teachers, trainee, step, material, seed)
     try:
         if resume is not None:
             training.restore_(resume)
         yield from _loop(training, tuple(prompts))
-        training.keep_best_()
+        training.weights.keep_best_()
     finally:
         trainee.module.eval().requires_grad_(False)
     step = step.model_copy(update={"steps": training.step.steps})  # a branch may have lengthened it; other knobs are told in notes
@@ -153,8 +152,12 @@ def _loop(training: Training, prompts: tuple[str, ...]) -> Work[None]:
             metrics["held_out"] = training.held_out
             details |= yield from samples.taken(pieces)
         yield from told("", metrics, details)
+    if training.teachers.trouble:
+        training.changes.append(training.teachers.trouble)
     if training.stalled:
-        training.changes.append(f"stopped after step {training.done}: {training.waited} measurements brought no better held-out loss")
+        training.changes.append(
+            f"stopped after step {training.done}: {training.weights.waited} measurements brought no better held-out loss"
+        )
 
 
 class _Samples:
@@ -186,7 +189,7 @@ def _finished(student: Model, trainee: Model, step: Distill, plan: Plan, seed: i
     return replace(module, recipe=student.recipe.then(step, seed), plans=(*student.plans, plan), origin=None)
 
 
-def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any, top_k: int | None) -> None:
+def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any) -> None:
     """Raise BadInput for what does not go together, before any work."""
     if not teachers or not all(isinstance(teacher, Model) for teacher in teachers):
         raise BadInput(f"the teacher is {teachers!r}", "Allowed: a Model, or a list of at least one", "ek.load(...) gives one")
@@ -200,8 +203,6 @@ def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any
         classes = getattr(teacher.config, "num_labels", 0), getattr(student.config, "num_labels", 0)
         if student.task == "sequence-classification" and classes[0] != classes[1]:
             raise BadInput(f"the teacher has {classes[0]} classes and the student {classes[1]}", "Allowed: the same classes")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-        raise BadInput(f"top_k is {top_k!r}", "Allowed: a whole number of at least 1, or None for all")
     if student.task == "causal-lm" and labels is not None:
         raise BadInput("labels were given", "Only classifiers have them; a language model's labels are its next tokens", "Leave labels out")
     if student.task != "causal-lm":

@@ -23,12 +23,11 @@ NO_LABEL = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Some windows (`ids` [n, window], in the student's tokens) or texts. `units`: which ones, for what is kept of them.
+    """Some windows (`ids` [n, window], in the student's tokens) or texts.
 
     labels: classes of texts [n], NO_LABEL where nobody knows. scored: positions that count [n, window]; None: all.
     """
 
-    units: tuple[int, ...]
     ids: Tensor | None = None
     texts: tuple[str, ...] = ()
     labels: Tensor | None = None
@@ -36,16 +35,16 @@ class Batch:
     _coded: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self.texts) if self.ids is None else len(self.ids)
 
     def parts(self, size: int) -> list[Batch]:
-        """The batch in pieces of at most `size` units."""
+        """The batch in pieces of at most `size` windows or texts."""
 
         def cut(value: Any, at: slice) -> Any:
             return None if value is None else value[at]
 
         spans = [slice(start, start + size) for start in range(0, len(self), size)]
-        return [Batch(self.units[s], cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s)) for s in spans]
+        return [Batch(cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s)) for s in spans]
 
     def inputs(self, model: Model, window: int, mapping: Tensor | None = None) -> dict[str, Tensor]:
         """What `model` reads. mapping: from the student's token ids to the model's, where they differ."""
@@ -78,12 +77,12 @@ class Windows:
     def count(self) -> int:
         return len(self.train)
 
-    def batch(self, units: Sequence[int]) -> Batch:
-        return Batch(tuple(units), ids=self.train[list(units)])
+    def batch(self, rows: Sequence[int]) -> Batch:
+        return Batch(self.train[list(rows)])
 
     def held(self) -> list[Batch]:
-        """The held-out windows, one a batch. Their units are counted below zero."""
-        return [Batch((-1 - i,), ids=window[None]) for i, window in enumerate(self.held_out)]
+        """The held-out windows, one a batch."""
+        return [Batch(window[None]) for window in self.held_out]
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,13 @@ class Texts:
     def count(self) -> int:
         return len(self.train)
 
-    def batch(self, units: Sequence[int]) -> Batch:
-        labels = torch.tensor([self.labels[i] for i in units])
-        return Batch(tuple(units), texts=tuple(self.train[i] for i in units), labels=labels)
+    def batch(self, rows: Sequence[int]) -> Batch:
+        labels = torch.tensor([self.labels[i] for i in rows])
+        return Batch(texts=tuple(self.train[i] for i in rows), labels=labels)
 
     def held(self) -> list[Batch]:
         """The held-out texts, sixteen a batch."""
-        whole = Batch(tuple(-1 - i for i in range(len(self.held_out))), texts=self.held_out)
-        return whole.parts(16)
+        return Batch(texts=self.held_out).parts(16)
 
 
 Material = Windows | Texts

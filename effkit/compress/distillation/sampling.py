@@ -43,4 +43,4 @@ def continued(writer: Model, batch: Batch, seed: int) -> Batch:
             writer.module.train(training)
     scored = torch.zeros(ids.shape, dtype=torch.bool)
     scored[:, prompt - 1 : -1] = True  # a position's logits are about the token after it
-    return Batch(batch.units, ids=ids.cpu(), scored=scored)
+    return Batch(ids.cpu(), scored=scored)

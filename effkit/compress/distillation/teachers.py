@@ -1,23 +1,22 @@
-"""What the teachers say of a text: one model's logits, or the average of several, once or again and again.
-
-Kept compactly: with `top_k` only the likeliest tokens of every position and the mass of all others are kept, as one more
-"token". That is a tenth of a percent of a large vocabulary's logits, so each window is asked for once, whatever the
-number of passes. Divergences over these k + 1 outcomes are lower bounds of those over the vocabulary (data processing).
-"""
+"""What the teachers say of a text: one model's logits, or the average of several, each time anew or kept (see kept.py)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from effkit.measure.coding import Coded, encode
+from effkit.measure.reference import fingerprint, key_of
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 
+from .kept import SLOWNESS, Kept, bundled_at, name_of, reaches, summary
 from .material import Batch
 
 
@@ -41,37 +40,72 @@ class Teachers:
     def __init__(self, models: Sequence[Model], student: Model, window: int, top_k: int | None = None) -> None:
         self.models, self.window, self.top_k = tuple(models), window, top_k
         self.mappings = [None if student.task != "causal-lm" else vocabulary_map(student, model) for model in self.models]
-        self._kept: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self._temperature: float | None = None
+        self._kept: dict[float | None, Kept] = {}
 
     @property
     def passes(self) -> int:
         return len(self.models)
 
     @torch.no_grad()
-    def say(self, batch: Batch, temperature: float, look: Mapping[str, bool] | None = None, whole: bool = False) -> Said:
-        """What they say of a batch. With top_k, what was said of these windows before is not asked again.
+    def say(self, batch: Batch, temperature: float, look: Mapping[str, bool] | None = None) -> Said:
+        """What they say of a batch. With top_k, what was ever said of these windows is not asked again.
 
         look: options such as output_hidden_states for the first teacher, which then is run once for logits and insides.
-        whole: all logits although there is a top_k, and nothing is kept.
         """
-        generated = batch.scored is not None  # new text each time: nothing to keep
-        if self.top_k is None or generated or whole:
+        if self.top_k is None or batch.scored is not None:  # text that was written for this step is new each time
             inside = self.inside(batch, look) if look else None
             return Said(self._logits(batch, temperature, inside), inside=inside)
-        if temperature != self._temperature:
-            self._kept, self._temperature = {}, temperature  # the mass of the rest depends on it
-        if any(unit not in self._kept for unit in batch.units):
-            logits = self._logits(batch, temperature)
-            k = min(self.top_k, logits.shape[-1] - 1)
-            tokens = logits.topk(k, dim=-1).indices
-            few = bundled(logits, tokens, temperature).cpu()
-            for i, unit in enumerate(batch.units):
-                self._kept[unit] = few[i], tokens[i].to(device="cpu", dtype=torch.int32)
+        # the average of several depends on the temperature
+        alone = self.passes == 1 and reaches(temperature)
+        slowness = SLOWNESS if alone else (1 / temperature,)
+
+        def ask(one: Batch) -> dict[str, Tensor]:
+            logits = self._logits(one, temperature)
+            return summary(logits.flatten(0, -2), self.top_k or 0, slowness)
+
+        found = self._each(batch, None if alone else temperature, f"top{self.top_k}", ask)
+        shape = (len(batch), -1) if batch.ids is not None else (len(batch),)
+        few = torch.cat([bundled_at(one, temperature, slowness) for one in found])
+        tokens = torch.cat([one["tokens"] for one in found]).long()
         device = self.models[0].device.torch
-        few = torch.stack([self._kept[unit][0] for unit in batch.units]).to(device)
-        tokens = torch.stack([t for unit in batch.units if (t := self._kept[unit][1]) is not None]).to(device).long()
-        return Said(few, tokens)
+        return Said(few.reshape(*shape, few.shape[-1]).to(device), tokens.reshape(*shape, tokens.shape[-1]).to(device))
+
+    @torch.no_grad()
+    def all(self, batch: Batch) -> Tensor:
+        """Logits over all of the vocabulary at temperature 1; with top_k these are kept too, in two bytes each."""
+        if self.top_k is None:
+            return self._logits(batch, 1.0)
+
+        def ask(one: Batch) -> dict[str, Tensor]:
+            logits = self._logits(one, 1.0)
+            coded = encode(logits.flatten(0, -2))
+            return {"codes": coded.codes, "step": coded.step}
+
+        found = [Coded(one["codes"], one["step"]) for one in self._each(batch, None if self.passes == 1 else 1.0, "all", ask)]
+        logits = torch.stack([coded.decode(slice(None), self.models[0].device.torch) for coded in found])
+        return logits if batch.ids is not None else logits[:, 0]
+
+    @property
+    def trouble(self) -> str:
+        """Why not all of it is kept on disk, where that is so."""
+        return next((kept.shelf.trouble for kept in self._kept.values() if kept.shelf.trouble), "")
+
+    def _each(
+        self, batch: Batch, temperature: float | None, what: str, ask: Callable[[Batch], dict[str, Tensor]]
+    ) -> list[dict[str, Tensor]]:
+        """What is kept of each window or text. Each is asked for by itself, so that it does not depend on its neighbours."""
+        if temperature not in self._kept:
+            first, *others = self.models
+            facts = {
+                "others": [fingerprint(model.module) for model in others], "temperature": temperature, "device": first.device.type,
+                "simulated": first.device.simulated, "maps": [None if m is None else name_of([m]) for m in self.mappings],
+            }  # fmt: skip
+            self._kept[temperature] = Kept(key_of(first.module, facts))
+        kept = self._kept[temperature]
+        return [kept.of(f"{what}-{self._name(one)}", partial(ask, one)) for one in batch.parts(1)]
+
+    def _name(self, one: Batch) -> str:
+        return name_of([one.inputs(m, self.window, mapping)["input_ids"] for m, mapping in zip(self.models, self.mappings, strict=True)])
 
     @torch.no_grad()
     def inside(self, batch: Batch, look: Mapping[str, bool]) -> Any:

@@ -21,10 +21,11 @@ from effkit.hardware.device import Device
 from effkit.hardware.memory import guard
 from effkit.hardware.processes import Crew, crew
 from effkit.models.model import Model
-from effkit.spec.errors import BadInput, EffkitError
+from effkit.spec.errors import EffkitError
 from effkit.spec.progress import Snapshot
 from effkit.spec.recipe import Distill, step_of
 
+from ..weights import WARM_UP, Weights, working
 from .losses import forward_kl, hard_labels, objective
 from .material import NO_LABEL, Batch, Material
 from .planning import trained_parameters
@@ -33,8 +34,6 @@ from .sampling import continued
 from .teachers import Teachers
 from .transfer import Transfer, attending
 
-CLIP = 1.0  # largest gradient norm
-WARM_UP = 0.1  # share of the steps over which the learning rate rises from zero
 PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
 ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
 MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
@@ -49,35 +48,27 @@ class Training:
     step: Distill
     material: Material
     seed: int
-    parameters: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.AdamW
+    weights: Weights
     transfer: Transfer | None = None
     forward: RoundedForward | None = None
     crew: Crew = field(default_factory=Crew)
     done: int = 0
     changes: list[str] = field(default_factory=list)
-    best: float = math.inf
-    waited: int = 0
     rollbacks: int = 0
-    _best: dict[str, Tensor] = field(default_factory=dict)
     _good: Snapshot | None = None
     _held: list[tuple[Batch, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int, top_k: int | None) -> Training:
+    def begin(cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int) -> Training:
         parameters = trained_parameters(student, step.train)
         student.module.requires_grad_(False)
         transfer = Transfer(teachers[0], student, step.layer_map, seed) if step.hidden or step.attention else None
         if transfer is not None:
             parameters |= {f"transfer.{name}": p for name, p in transfer.maps.named_parameters()}
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        # The fused kernel takes a third of the time; not every accelerator has it.
-        fused = student.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(list(parameters.values()), lr=step.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=fused)
+        weights = Weights(parameters, student.device, step.autocast, betas=(0.9, 0.98))
         forward = RoundedForward(student, step.quantize) if step.quantize else None
-        kept = Teachers(teachers, student, step.window, top_k)
-        return cls(kept, student, step, material, seed, parameters, optimizer, transfer, forward, crew(student.device))
+        kept = Teachers(teachers, student, step.window, step.top_k)
+        return cls(kept, student, step, material, seed, weights, transfer, forward, crew(student.device))
 
     @cached_property
     def device(self) -> Device:
@@ -106,28 +97,25 @@ class Training:
 
     def train_(self) -> Iterator[None]:
         """One step of AdamW, in pieces; yields between them. The loss before the step is in `loss` afterwards."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
         batch = self.batch()
         size = min(self.piece, math.ceil(len(batch) / self.crew.size))
-        total, pieces = 0.0, self.crew.share(list(enumerate(batch.parts(size))))
+        mine, pieces = 0.0, self.crew.share(list(enumerate(batch.parts(size))))
+        self.weights.clear_()
         for at, part in pieces:
-            with self._working(at):
+            with working(self.student, self.device, "distilling", _number(self.seed, self.done, at)):
                 loss = self._loss(self._read(part, at)) * (len(part) / len(batch))
                 value = float(loss.detach())
                 if not math.isfinite(value) and self.crew.size == 1:  # with others all must hear of it: their sum tells them
                     return self._diverged_()
-                loss.backward()
-                total += value
+                self.weights.backward(loss)
+                mine += value
             if at != pieces[-1][0]:
                 yield
-        total = self.crew.add_up_(list(self.parameters.values()), total)
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
-        if not math.isfinite(float(norm)) or not math.isfinite(total):
+        outcome, total = self.weights.step_(self.rate(), mine, self.crew)
+        if outcome == "again":
+            return (yield from self.train_())
+        if outcome == "diverged":
             return self._diverged_()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         self.loss = total
 
@@ -146,7 +134,7 @@ class Training:
         inputs = part.inputs(self.student, step.window)
         extra = {"use_cache": False} if self.student.task == "causal-lm" else {}
         see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
-        with see, self._autocast():
+        with see, self.weights.autocast():
             forward: Any = self.forward or self.student.module
             output = forward(**inputs, **extra, **look)
             logits, theirs_inside = output.logits, None
@@ -185,21 +173,6 @@ class Training:
             loss = loss + self.step.attention * self.transfer.attention(output.attentions, theirs.attentions, mask)
         return loss
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.step.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.step.autocast))
-
-    @contextlib.contextmanager
-    def _working(self, piece: int) -> Iterator[None]:
-        """Training mode and random numbers of this piece alone; outside, the model is one that can be used."""
-        self.student.module.train()
-        try:
-            with guard(self.device, "distilling"), _seeded(self.student, self.device.torch, _number(self.seed, self.done, piece)):
-                yield
-        finally:
-            self.student.module.eval()
-
     # held-out text
 
     def measure_(self) -> Iterator[None]:
@@ -207,7 +180,7 @@ class Training:
         total, count = 0.0, 0
         if not self._held:
             for batch in self.material.held():
-                self._held.append((batch, self.teachers.say(batch, 1.0, whole=True).logits))
+                self._held.append((batch, self.teachers.all(batch)))
                 yield
         with torch.no_grad(), guard(self.student.device, "rounding the student"):
             rounded = self.forward.weights() if self.forward else {}
@@ -223,7 +196,7 @@ class Training:
             yield
         self.held_out = total / count
         if self.step.patience is not None:
-            self._remember_best_()
+            self.weights.judge_(self.held_out)
         self._good = self.snapshot()
 
     held_out = math.nan
@@ -235,60 +208,23 @@ class Training:
         lost = sum(float((log.exp() * (log - average.clamp_min(1e-30).log())).sum()) for log in logs)
         return {"teacher": 0.0, "constant answer": lost / sum(len(log) for log in logs)}
 
-    def _remember_best_(self) -> None:
-        if self.held_out < self.best:
-            self.best, self.waited = self.held_out, 0
-            self._best = {name: p.detach().clone() for name, p in self.parameters.items()}
-        else:
-            self.waited += 1
-
     @property
     def stalled(self) -> bool:
-        return self.step.patience is not None and self.waited >= self.step.patience
-
-    def keep_best_(self) -> None:
-        """With patience, the student is the best one that was seen."""
-        with torch.no_grad():
-            for name, value in self._best.items():
-                self.parameters[name].copy_(value)
+        return self.step.patience is not None and self.weights.waited >= self.step.patience
 
     # snapshots, knobs, and what goes wrong
 
     def snapshot(self) -> Snapshot:
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self.parameters.items():
-            tensors[f"student/{name}"] = parameter.detach().clone()
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().clone()
-        tensors |= {f"best/{name}": value.clone() for name, value in self._best.items()}
-        state = {
-            "done": self.done, "step": self.step.model_dump(mode="json"), "seed": self.seed, "changes": list(self.changes),
-            "best": self.best if math.isfinite(self.best) else None, "waited": self.waited, "rollbacks": self.rollbacks,
-        }  # fmt: skip
-        return Snapshot(tensors, state)
+        return self.weights.snapshot(
+            done=self.done, step=self.step.model_dump(mode="json"), seed=self.seed, changes=list(self.changes), rollbacks=self.rollbacks
+        )
 
     def restore_(self, snapshot: Snapshot) -> None:
         state = snapshot.state
+        self.weights.restore_(snapshot)
         self.step = Distill.model_validate(state["step"])
         self.done, self.seed, self.changes = int(state["done"]), int(state["seed"]), list(state["changes"])
-        self.best = math.inf if state.get("best") is None else state["best"]
-        self.waited, self.rollbacks = state.get("waited", 0), state.get("rollbacks", 0)
-        of = {
-            name: {k.partition("/")[0]: t for k, t in snapshot.tensors.items() if k.partition("/")[2] == name} for name in self.parameters
-        }
-        names = {name for key in snapshot.tensors if (name := key.partition("/")[2])}
-        if names != set(self.parameters):
-            raise BadInput("this snapshot belongs to another student", "Allowed: the student that the run was started with")
-        self._best = {}
-        for name, parameter in self.parameters.items():
-            tensors = of[name]
-            with torch.no_grad():
-                parameter.copy_(tensors.pop("student"))
-            if (best := tensors.pop("best", None)) is not None:
-                self._best[name] = best.clone().to(parameter.device)
-            self.optimizer.state[parameter] = {
-                key: value.clone() if key == "step" else value.clone().to(parameter.device) for key, value in tensors.items()
-            }
+        self.rollbacks = int(state["rollbacks"])
         if note := state.get("note"):
             self.changes.append(note)
         if change := state.get("change"):
@@ -301,7 +237,7 @@ class Training:
 
     def _diverged_(self) -> None:
         """Go back to the last good point with half the learning rate; after a few times, say that it does not work."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.clear_()
         failed, rate = self.done + 1, self.step.learning_rate
         if self._good is None or self.rollbacks >= ROLLBACKS:
             again = f", also after it was halved {self.rollbacks} times" if self.rollbacks else ""
@@ -324,14 +260,3 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
 def _number(seed: int, step: int, piece: int) -> int:
     """A seed for one piece of one step; the first piece's is the step's."""
     return seed * 1_000_003 + step + piece * 7_919_000_003
-
-
-@contextlib.contextmanager
-def _seeded(student: Model, device: torch.device, number: int) -> Iterator[None]:
-    """Dropout that depends on the step alone. Students without dropout leave the global random state untouched."""
-    if not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in student.module.modules()):
-        yield
-        return
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(number)
-        yield

@@ -155,7 +155,7 @@ def _tuned(
         tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed, folds)
         if resume is not None and "tuning" in resume.state:
             own = {k.removeprefix("tuning/"): t for k, t in resume.tensors.items() if k.startswith("tuning/")}
-            tuning.restore_(own, resume.state["tuning"])
+            tuning.restore_(Snapshot(own, resume.state["tuning"]))
         rounded = kept()
 
         def with_rounded(inner: Snapshot) -> Snapshot:

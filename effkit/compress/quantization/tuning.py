@@ -16,16 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
 
+from ..stages import Stages
+from ..weights import Weights
 from .folding import folded
 from .planning import as_matrix, head_name
 from .tunable import Grid, packed_again_, tunable_
 
 WINDOWS = 4  # a step
-PIECE = 1e11  # floating-point operations between two yields: about a second of two processor cores
+PIECE = 5e10  # floating-point operations between two yields: about half a second of two processor cores
 RATE = 2e-3  # relative change of a scale or of a norm's weight in a step
 GRID_WAY = 0.5  # how far an integer may travel in all steps together, in units of the grid
 GRID_RATE = 0.005  # and at most in one
@@ -54,29 +57,35 @@ class Tuning:
                 exact[name] = folded(as_matrix(base.module.get_submodule(name)), name, folds or {})
         self.grids: dict[str, Grid] = tunable_(module, exact, fast_dtype(base))
         self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and "norm" in name.rsplit(".", 2)[-2].lower()}
-        self.changes = [grid.change for grid in self.grids.values()]
-        self.learned = [grid.integers for grid in self.grids.values() if grid.learned]
         # a norm's weight is trained as a relative change too, so that one rate suits all
         self.factors = {name: nn.Parameter(torch.zeros_like(p, dtype=torch.float32)) for name, p in self.norms.items()}
         self.before = {name: p.detach().clone() for name, p in self.norms.items()}
         module.requires_grad_(False)
-        groups: list[dict[str, Any]] = [{"params": [*self.changes, *self.factors.values()], "lr": RATE}]
-        if self.learned:
-            groups.append({"params": self.learned, "lr": min(GRID_RATE, GRID_WAY / steps)})
-        for group in groups:
-            for p in group["params"]:
-                p.requires_grad_(True)
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        self.rates = [group["lr"] for group in groups]
+        integers = {f"integers/{name}": grid.integers for name, grid in self.grids.items() if grid.learned}
+        rest = {f"change/{name}": grid.change for name, grid in self.grids.items()} | {
+            f"norm/{name}": f for name, f in self.factors.items()
+        }
+        groups = [(RATE, list(rest)), (min(GRID_RATE, GRID_WAY / steps), list(integers))]
+        self.weights = Weights({**rest, **integers}, base.device, None, groups, betas=(0.9, 0.99), fused=None)
         weights_read = sum(p.numel() for p in base.module.parameters())
-        self.piece = max(1, int(PIECE / (6.0 * weights_read * len(windows[0]))))
-        self.best = math.inf
+        window = 2.0 * weights_read * len(windows[0])  # operations of one forward pass
+        self.piece = max(1, int(PIECE / (3 * window)))
+        layers = layer_list(model)[1]
+        self.stages = Stages(list(layers), max(1, int(PIECE * len(layers) / (2 * window))))
         self.first = math.inf
-        self.best_state: dict[str, Tensor] = {}
 
-    def loss(self, windows: list[Tensor]) -> Tensor:
-        """Mean KL in nats a token of some windows."""
-        exact = torch.cat([self.teacher.logits(window) for window in windows])
+    @property
+    def fine(self) -> bool:
+        """Whether a step takes so long that its pieces are told."""
+        return self.piece < WINDOWS
+
+    @torch.no_grad()
+    def exact(self, windows: list[Tensor]) -> Tensor:
+        """The base's logits of some windows, [tokens, vocabulary]."""
+        return torch.cat([self.teacher.logits(window) for window in windows])
+
+    def loss(self, windows: list[Tensor], exact: Tensor) -> Tensor:
+        """Mean KL in nats a token."""
         return _Divergence.apply(self._logits(torch.stack(windows)).flatten(0, -2), exact)  # type: ignore[return-value]
 
     def _logits(self, ids: Tensor) -> Tensor:
@@ -84,22 +93,24 @@ class Tuning:
         return torch.func.functional_call(self.model.module, scaled, (), {"input_ids": ids, "use_cache": False}).logits
 
     def train_(self) -> Generator[None, None, float]:
-        """One step over WINDOWS windows, one after the other. Yields after each; its value is the loss."""
+        """One step over WINDOWS windows. Yields between pieces, also inside a large model's backward pass; its value is the loss."""
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + self.done)
         chosen = torch.randperm(len(self.windows), generator=draw)[:WINDOWS].tolist()
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self._shape()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.clear_()
         total = 0.0
         for start in range(0, len(chosen), self.piece):
             part = chosen[start : start + self.piece]
-            with torch.enable_grad():
-                loss = self.loss([self.windows[i] for i in part]) * (len(part) / len(chosen))
-            loss.backward()
+            windows = [self.windows[i] for i in part]
+            exact = self.exact(windows)
+            yield
+            with torch.enable_grad(), self.stages.cutting():
+                loss = self.loss(windows, exact) * (len(part) / len(chosen))
             total += float(loss.detach())
             yield
-        if math.isfinite(total):
-            self.optimizer.step()
+            self.weights.backward(loss)
+            yield from self.stages.backward()
+            yield
+        self.weights.step_(self._shape(), total, clip=math.inf)  # one that is not finite is left out
         self.done += 1
         return total
 
@@ -108,34 +119,24 @@ class Tuning:
         return min(1.0, (self.done + 1) / WARM_UP) * (LAST + (1 - LAST) * cosine)
 
     def measure_(self) -> Generator[None, None, float]:
-        """Held-out KL; the best state so far is kept. Yields after each window."""
+        """Held-out KL; the best state so far is kept. Yields after each forward pass."""
         total = 0.0
         for window in self.held:
+            exact = self.exact([window])
+            yield
             with torch.no_grad():
-                total += float(self.loss([window]))
+                total += float(self.loss([window], exact))
             yield
         held = total / len(self.held)
         if self.done == 0:
             self.first = held
-        if held < self.best:
-            self.best = held
-            self.best_state = {name: t.detach().clone() for name, t in self._trained().items()}
+        self.weights.judge_(held)
         return held
-
-    def _trained(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {f"norm/{name}": f for name, f in self.factors.items()}
-        for name, grid in self.grids.items():
-            state[f"change/{name}"] = grid.change
-            if grid.learned:
-                state[f"integers/{name}"] = grid.integers
-        return state
 
     def finish_(self) -> str:
         """Write the best state into the packed model and say what tuning did."""
-        with torch.no_grad():
-            for name, t in self._trained().items():
-                t.copy_(self.best_state[name])
-        helped = self.best < self.first
+        self.weights.keep_best_()
+        helped = self.weights.best < self.first
         if helped:
             for grid in self.grids.values():
                 grid.store_()
@@ -148,28 +149,14 @@ class Tuning:
         self.model.module.requires_grad_(False)
         if not helped:
             return f"tuning did not help on held-out text (KL {self.first:.4f} before, no less afterwards), so it was taken back"
-        return f"tuning {self.done} steps: KL on held-out calibration text {self.first:.4f} -> {self.best:.4f}"
+        return f"tuning {self.done} steps: KL on held-out calibration text {self.first:.4f} -> {self.weights.best:.4f}"
 
     def snapshot(self) -> Snapshot:
-        tensors: dict[str, Tensor] = {f"now/{k}": t.detach().clone() for k, t in self._trained().items()}
-        tensors |= {f"best/{k}": t for k, t in self.best_state.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{i}/{k}": torch.as_tensor(t).clone() for k, t in state.items()}
-        return Snapshot(tensors, {"done": self.done, "best": self.best, "first": self.first})
+        return self.weights.snapshot(done=self.done, first=self.first)
 
-    def restore_(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, t in self._trained().items():
-                t.copy_(tensors[f"now/{name}"])
-        self.best_state = {k.removeprefix("best/"): t.to(self.changes[0].device) for k, t in tensors.items() if k.startswith("best/")}
-        self.done, self.best, self.first = state["done"], state["best"], state["first"]
-        adam: dict[int, dict[str, Tensor]] = {}
-        for key, t in tensors.items():
-            if key.startswith("adam/"):
-                _, i, name = key.split("/")
-                adam.setdefault(int(i), {})[name] = t
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": adam, "param_groups": whole["param_groups"]})
+    def restore_(self, snapshot: Snapshot) -> None:
+        self.weights.restore_(snapshot)
+        self.done, self.first = int(snapshot.state["done"]), float(snapshot.state["first"])
 
 
 def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Snapshot]) -> Work[str]:
@@ -186,7 +173,8 @@ def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Sna
                 next(work)
             except StopIteration as end:
                 return end.value
-            yield Progress("quantize", before + tuning.done, total, "steps", message)
+            if tuning.fine:
+                yield Progress("quantize", before + tuning.done, total, "steps", message)
 
     every = max(1, tuning.steps // 10)
     if tuning.done == 0:

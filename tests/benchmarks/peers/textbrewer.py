@@ -230,7 +230,7 @@ def main() -> int:
         def batches(seed: int) -> list[dict[str, Any]]:
             """What effkit's step reads, in its order, as TextBrewer reads it."""
             step = Distill(steps=arguments.steps, temperature=TEMPERATURE, **way)
-            training = Training.begin((teacher,), student.clone(), step, texts_for(texts, None, classes), seed, None)
+            training = Training.begin((teacher,), student.clone(), step, texts_for(texts, None, classes), seed)
             found = []
             for training.done in range(arguments.steps):
                 found.append({k: v for k, v in coded(training.batch().texts).items() if k in ("input_ids", "attention_mask")})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -14,9 +17,11 @@ from safetensors.torch import load_file
 
 import effkit as ek
 from effkit.hardware.processes import Crew, crew
+from effkit.lab.folder import RunFolder
+from effkit.lab.store import Store
 
 TEXT = " ".join(f"The pump number {i} was checked on day {i % 7} and runs well at {i * 3 % 50} bar." for i in range(60))
-WAY: dict[str, Any] = {"text": TEXT, "steps": 5, "window": 32, "batch": 3, "learning_rate": 3e-3, "hard": 0.5, "seed": 3}
+WAY: dict[str, Any] = {"text": TEXT, "steps": 5, "window": 32, "batch": 3, "learning_rate": 1e-3, "hard": 0.5, "seed": 3}
 SCRIPT = """
 import os, sys
 import torch
@@ -36,7 +41,7 @@ def test_this_process_alone_needs_no_launcher(tiny_llama, monkeypatch):
     assert [Crew(at, 2).share([1, 2, 3]) for at in range(2)] == [[1, 3], [2]]
 
 
-@pytest.mark.parametrize("learning_rate", [3e-3, float("1e30")])
+@pytest.mark.parametrize("learning_rate", [1e-3, float("1e30")])
 def test_two_processes_end_where_one_does(tiny_llama_folder, tiny_llama, tmp_path, learning_rate):
     """With a rate that diverges, both must see it and give up alike instead of waiting for each other."""
     with socket.socket() as probe:
@@ -59,5 +64,41 @@ def test_two_processes_end_where_one_does(tiny_llama_folder, tiny_llama, tmp_pat
     start = dict(ek.prune(tiny_llama, layers=2).module.named_parameters())
     for name, parameter in alone.module.named_parameters():
         assert torch.equal(first[name], second[name]), name
-        assert torch.allclose(first[name], parameter, atol=2e-5), (name, (first[name] - parameter).abs().max())
-        assert name == "model.embed_tokens.weight" or not torch.allclose(first[name], start[name], atol=1e-3), name
+        assert torch.allclose(first[name], parameter, atol=1e-5), (name, (first[name] - parameter).abs().max())
+        assert name == "model.embed_tokens.weight" or not torch.allclose(first[name], start[name], atol=1e-4), name
+
+
+def test_the_command_line_distills_in_two_processes_and_writes_once(tiny_llama_folder, tiny_llama, home, tmp_path):
+    """Stopped in the middle, both go on from the first one's snapshot, and end where one process does."""
+    fields: dict[str, Any] = {"steps": 600, "window": 32, "batch": 2, "learning_rate": 1e-4}
+    steps = [{"step": "prune", "layers": 2}, {"step": "distill", **fields}]
+    (tmp_path / "recipe.json").write_text(json.dumps({"version": 1, "steps": steps}))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "effkit.cli", "run"]
+    command += [str(tmp_path / "recipe.json"), "--model", str(tiny_llama_folder), "--device", "cpu", "--window", "32", "--windows", "2"]
+    command += ["--prompt", "8", "--new-tokens", "2", "--repeats", "1", "--out", str(out)]
+
+    def start() -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    while not ((out / "run" / "events.jsonl").exists() and any(e["done"] > 5 for e in RunFolder(out / "run").all_events())):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    told = first.communicate(timeout=300)[1]
+    assert not (out / "record.json").exists()
+    assert "effkit: stopped" in told, told
+    assert "This is unexpected" not in told, told
+    assert len(RunFolder(out / "run").snapshots()) == 1
+    second = start()
+    said, told = second.communicate(timeout=300)
+    assert second.returncode == 0, told
+    assert "going on after" in told, told
+    assert len(said.splitlines()) == 1
+    assert len(Store().records()) == 1
+    alone = ek.distill(tiny_llama, ek.prune(tiny_llama, layers=2), **fields)
+    made = ek.load(str(out / "model"), device="cpu")
+    for name, parameter in made.module.named_parameters():
+        assert torch.allclose(parameter, alone.module.get_parameter(name), atol=1e-4), name

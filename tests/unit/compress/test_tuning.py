@@ -8,6 +8,7 @@ import torch
 import effkit as ek
 from effkit.compress.quantization.tunable import packed_again_, tunable_
 from effkit.compress.quantization.tuning import Tuning
+from effkit.compress.stages import Stages
 from effkit.models.packed import PackedLinear, unpack
 from effkit.spec.progress import Snapshot
 
@@ -57,7 +58,7 @@ def test_it_brings_the_model_nearer_to_its_base(tiny_llama, tmp_path, monkeypatc
     assert not any(p.requires_grad for p in tuned.module.parameters())
 
 
-@pytest.mark.parametrize(("method", "tune"), [("rtn", "weights"), ("gptq", "scales")])
+@pytest.mark.parametrize(("method", "tune"), [("rtn", "weights"), ("gptq", "scales"), ("learned", "scales")])
 def test_going_on_in_the_middle_of_tuning_gives_the_same_bits(tiny_llama, method, tune):
     given = {**FEW, "samples": 6}
     whole = ek.quantize(tiny_llama, method, tune=tune, **given)
@@ -78,6 +79,19 @@ def test_going_on_in_the_middle_of_tuning_gives_the_same_bits(tiny_llama, method
         resumed = end.value
     assert steps == [f"tuning: step {n} of 10" for n in range(5, 11)]
     assert same(resumed, whole)
+
+
+@pytest.mark.parametrize("tune", ["scales", "weights"])
+def test_learned_rounding_is_a_place_to_start_from(tiny_llama, tune):
+    """Its integers may lie farther than half a step from the weight; scales leave them alone, and both start where it ended."""
+    few = {**FEW, "learn_steps": 20, "samples": 8}
+    plain = ek.quantize(tiny_llama, "learned", **{**few, "tune": None})
+    tuned = ek.quantize(tiny_llama, "learned", tune=tune, **few)
+    assert kl(tiny_llama, tuned) < 0.97 * kl(tiny_llama, plain)
+    pairs = list(zip(packed(plain).values(), packed(tuned).values(), strict=True))
+    assert not all(torch.equal(a.packed.scales, b.packed.scales) for a, b in pairs)
+    if tune == "scales":
+        assert all(torch.equal(a.packed.integers, b.packed.integers) for a, b in pairs)
 
 
 def test_it_is_taken_back_where_it_does_not_help(tiny_llama, monkeypatch):
@@ -136,3 +150,24 @@ def test_the_teacher_says_the_same_with_what_it_keeps(tiny_llama):
     assert torch.equal(tuning.teacher.logits(windows[0]), first)
     assert tuning.teacher.exact
     assert len(tuning.teacher.kept) == 2
+
+
+@pytest.mark.parametrize("tune", ["scales", "weights"])
+def test_a_large_models_steps_are_made_in_pieces_and_give_the_same_bits(tiny_llama, monkeypatch, tune):
+    """Between two pieces Cancel answers: once the base was asked, after the forward pass, and after each layer on the way back."""
+    monkeypatch.setattr("effkit.compress.quantization.tuning.GRID_RATE", 0.1)
+    monkeypatch.setattr("effkit.compress.quantization.tuning.PIECE", 1.0)
+    with monkeypatch.context() as uncut:
+        uncut.setattr("effkit.compress.quantization.tuning.Stages", lambda layers, every: Stages(layers, len(layers)))
+        whole = ek.quantize(tiny_llama, tune=tune, **FEW)
+    work, seen = ek.quantize.work(tiny_llama, tune=tune, **FEW), []
+    try:
+        while True:
+            event = next(work)
+            seen.append(event.message)
+            assert torch.is_grad_enabled()
+    except StopIteration as end:
+        pieces = end.value
+    assert same(pieces, whole)
+    windows = 4
+    assert seen.count("tuning: step 3 of 10") == windows * (2 + len(tiny_llama.module.model.layers)) + 1

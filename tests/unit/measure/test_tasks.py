@@ -1,4 +1,4 @@
-"""Task scores against scikit-learn, intervals against simulation, and a classifier that reads any batch alike."""
+"""Task scores against scikit-learn, and intervals against simulation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from effkit.measure.tasks import accuracy, classify, difference, macro_f1, retained, score, told_apart
+from effkit.measure.tasks import accuracy, difference, macro_f1, retained, score, told_apart
 from effkit.spec.errors import BadInput
 
 
@@ -121,54 +121,3 @@ def test_a_single_group_has_no_interval():
 def test_what_cannot_be_scored(call, message):
     with pytest.raises(BadInput, match=message):
         call()
-
-
-TEXTS = ["pump", "a longer text about a belt that is worn", "", "relay " * 60, "x", "pump", "valve and seal"]
-
-
-@pytest.mark.parametrize("kind", ["encoder", "causal"])
-def test_any_batch_and_order_gives_the_same_probabilities(kind, tiny_classifier, tiny_llama):
-    from effkit.models.classifying import classifier
-
-    model = tiny_classifier if kind == "encoder" else classifier(tiny_llama, ["a", "b", "c"], device="cpu")
-    found = classify(model, TEXTS, batch=1)
-    assert found.shape == (7, 3)
-    assert np.abs(found.sum(axis=1) - 1).max() < 1e-5
-    for batch in (2, 3, 7, 64):
-        assert np.abs(classify(model, TEXTS, batch=batch) - found).max() < 1e-5
-    order = [4, 0, 6, 2, 5, 1, 3]
-    assert np.abs(classify(model, [TEXTS[i] for i in order]) - found[order]).max() < 1e-5
-    assert np.abs(found[0] - found[1]).max() > 1e-3
-    for i in (0, 1, 6):
-        alone = model.logits([model.tokens(TEXTS[i])]).softmax(-1)[0].numpy()
-        assert np.abs(alone - found[i]).max() < 1e-5
-    assert classify(model, []).shape == (0, 3)
-
-
-def test_a_classifier_without_padding_reads_one_text_at_a_time(tiny_llama):
-    from effkit.models.classifying import classifier
-
-    model = classifier(tiny_llama, ["a", "b", "c"], device="cpu")
-    found = classify(model, TEXTS)
-    model.config.pad_token_id = None
-    assert np.abs(classify(model, TEXTS) - found).max() < 1e-5
-
-
-def test_classify_is_work_between_whose_yields_the_model_is_valid(tiny_classifier):
-    tiny_classifier.module.train()
-    events = list(classify.work(tiny_classifier, TEXTS, batch=2))
-    assert [(e.done, e.total) for e in events][-1] == (7, 7)
-    assert tiny_classifier.module.training
-    tiny_classifier.module.eval()
-
-
-def test_what_cannot_be_classified(tiny_llama, tiny_classifier):
-    with pytest.raises(BadInput, match=r"is a causal-lm model\. Allowed: a sequence classifier\."):
-        classify(tiny_llama, TEXTS)
-    with pytest.raises(BadInput, match=r"^the texts hold 3, a int\. Allowed: strings\.$"):
-        classify(tiny_classifier, ["a", 3])
-    with pytest.raises(BadInput, match=r"^batch is 0\. "):
-        classify(tiny_classifier, TEXTS, batch=0)
-    tiny_classifier.module.classifier.bias.data[0] = float("nan")
-    with pytest.raises(BadInput, match=r"^the logits of .* are not finite\."):
-        classify(tiny_classifier, TEXTS)
