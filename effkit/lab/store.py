@@ -78,6 +78,15 @@ class Store:
             if database.execute("DELETE FROM records WHERE id = ?", (id,)).rowcount == 0:
                 raise BadInput(f"no record with the id {id!r}", f"Allowed: an id of a record in {self.path}")
 
+    def stamp(self) -> tuple[int, ...]:
+        """What changes when somebody writes: sizes and times of the files. For those who wait for news; reads no row."""
+        found: list[int] = []
+        for path in (self.path, self.path.with_name(self.path.name + "-wal")):
+            with contextlib.suppress(OSError):
+                state = path.stat()
+                found += [state.st_size, state.st_mtime_ns]
+        return tuple(found)
+
     def __len__(self) -> int:
         rows = self._rows("SELECT count(*) FROM records", ())
         return rows[0][0] if rows else 0
