@@ -55,6 +55,14 @@ class Store:
         wanted = {field: value for field, value in (("name", name), ("checkpoint", checkpoint), ("recipe", recipe)) if value is not None}
         where = " WHERE " + " AND ".join(f"{field} = ?" for field in wanted) if wanted else ""
         rows = self._rows(f"SELECT id, json FROM records{where} ORDER BY created, rowid", tuple(wanted.values()))
+        return self._read(rows)
+
+    def since(self, row: int = 0) -> tuple[list[Record], int]:
+        """The records that were added or replaced after `row` (0: all), in that order, and the number to ask with next time."""
+        rows = self._rows("SELECT id, json, rowid FROM records WHERE rowid > ? ORDER BY rowid", (row,))
+        return self._read([found[:2] for found in rows]), rows[-1][2] if rows else row
+
+    def _read(self, rows: list[tuple]) -> list[Record]:
         found, unreadable = [], []
         for id, text in rows:
             try:

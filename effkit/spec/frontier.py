@@ -120,7 +120,7 @@ def contenders(records: Sequence[Record]) -> list[Record]:
     """The records that are on the front of at least one pair of figures: what a reader who chooses axes can find there."""
     columns = {name: [figure_of(record, name).value for record in records] for name in FIGURES}
     found: set[int] = set()
-    for x, y in itertools.permutations(FIGURES, 2):
+    for x, y in itertools.permutations((name for name in FIGURES if len({*columns[name]} - {None}) > 1), 2):  # one value tells nothing
         both = zip(columns[x], columns[y], strict=True)
         found.update(_front({i: (a, b) for i, (a, b) in enumerate(both) if a is not None and b is not None}, x, y))
     return [records[i] for i in sorted(found)]

@@ -35,6 +35,12 @@ def tie_of(figure: str) -> str | None:
     return BLOCKS[figure][0] if figure in BLOCKS else "nll" if figure in QUALITY else None
 
 
+def described(figure: str) -> dict[str, Any]:
+    """A figure as the page knows it."""
+    label, unit, better = FIGURES[figure]
+    return {"label": label, "unit": unit, "up": better == "up", "ties": tie_of(figure)}
+
+
 def fields(recipe: Recipe) -> dict[str, Any]:
     """What a recipe says, flat: {"method": "gptq", "bits": 4, ...}. A list of layers counts; single modules' bits are "mixed"."""
     found: dict[str, Any] = {}
@@ -132,9 +138,8 @@ class FrontierCard(Card):
         self._records = checked(records)
         self._drawn = Drawn()
         self._shares = {"quality": float(quality), "cost": float(cost)}
-        figures = {name: {"label": label, "unit": unit, "up": way == "up", "ties": tie_of(name)} for name, (label, unit, way) in FIGURES.items()}
         super().__init__(
-            config={"figures": figures, "shares": self._shares, **traits.pop("config", {})},
+            config={"figures": {figure: described(figure) for figure in FIGURES}, "shares": self._shares, **traits.pop("config", {})},
             points=self._all_points(),
             axes={"x": x, "y": y, "xlog": False, "ylog": False},
             budgets={"x": None, "y": None},

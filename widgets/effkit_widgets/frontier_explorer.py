@@ -56,6 +56,9 @@ class FrontierExplorer(FrontierCard, LiveCard):
     chosen = t.Unicode().tag(sync=True)
     against = t.Unicode().tag(sync=True)
 
+    _watcher: asyncio.Task[None] | None = None
+    _closed = False
+
     def __init__(
         self,
         records: Iterable[Record] | Store | Run = (),
@@ -76,18 +79,18 @@ class FrontierExplorer(FrontierCard, LiveCard):
         self._told: dict[str, dict[str, Any]] = {}
         self._maps = Maps()
         self._lost: list[dict[str, Any]] = []
-        self._watcher: asyncio.Task[None] | None = None
         self._source = records if isinstance(records, Store) else None
         run = records if isinstance(records, Run) else None
-        first = [] if run is not None else self._source.records() if self._source is not None else records
+        self._row, self._seen = 0, ()
+        first = [] if run is not None else self._news() if self._source is not None else records
         if not isinstance(first, Iterable):
             raise BadInput(f"the records are a {type(first).__name__}", "Allowed: records, a Store, or a Run of a search")
         super().__init__(first, x, y, quality, cost, config={"run": run is not None})
         self.encoding = {"colour": colour, "shape": shape, "size": size}
         self._tell_details()
+        self.chosen = self._best()
         self.observe(lambda _: self._tell_details(), names=["points"])
         if self._source is not None:
-            self._seen = self._source.stamp()
             self._watch()
         if run is not None:
             self._show_run(run)
@@ -132,6 +135,14 @@ class FrontierExplorer(FrontierCard, LiveCard):
     def _all_points(self) -> list[dict[str, Any]]:
         return [*super()._all_points(), *self._lost]
 
+    def _best(self) -> str:
+        """The id of what the budget picks, to begin with; "" where there is no base to take a share of."""
+        try:
+            found = self.frontier.pick(**self._shares)
+        except BadInput:
+            return ""
+        return found.id if found else ""
+
     def _record(self, id: str) -> Record | None:
         return next((r for r in self._records if r.id == id), None) if id else None
 
@@ -159,12 +170,17 @@ class FrontierExplorer(FrontierCard, LiveCard):
 
     def refresh(self) -> None:
         """Take in what was added to the store since the last look; a card in a kernel does so by itself."""
-        if self._source is None:
-            return
-        stamp = self._source.stamp()
-        if stamp != self._seen:
-            self._seen = stamp
-            self.extend(self._source.records())
+        found = self._news()
+        if found:
+            self.extend(found)
+
+    def _news(self) -> list[Record]:
+        """What the store has got since the last look."""
+        if self._source is None or (stamp := self._source.stamp()) == self._seen:
+            return []
+        self._seen = stamp
+        found, self._row = self._source.since(self._row)
+        return found
 
     def __repr__(self) -> str:
         return f"FrontierExplorer(x={self._made_with[0]!r}, y={self._made_with[1]!r})"

@@ -7,7 +7,7 @@ Object.assign(STRINGS, {
   bitsTitle: { en: "Bits by module" }, bitsLabel: { en: "Bits of every module by layer. Arrow keys move." }, bitsCell: { en: "{name}: {bits}" }, bitsOf: { en: "{n} bits" }, keptAsIs: { en: "as it was" }, bitsMany: { en: "{n} modules" },
   bytesOf: { en: "Where the bytes go" }, samplesTitle: { en: "Sample outputs" }, prompted: { en: "prompt" }, answered: { en: "output" },
   whyFailed: { en: "Failed: {why}" }, whyStopped: { en: "Stopped early: {why}" }, slowerLine: { en: "It {words}." }, tiesLine: { en: "Not distinguishable in this from {names}." }, simulatedLine: { en: "Measured on a simulated device." },
-  compareTitle: { en: "{a} and {b} side by side" }, figure: { en: "figure" }, difference: { en: "difference" }, notApart: { en: "not distinguishable" }, equal: { en: "equal" }, overlap: { en: "intervals overlap" }, betterBy: { en: "{name} is better: {v}" }, factor: { en: "{v} times" }, otherBits: { en: "modules with other bits" }, ofMany: { en: "{n} of {m}" },
+  compareTitle: { en: "{a} and {b} side by side" }, figure: { en: "figure" }, difference: { en: "difference" }, notApart: { en: "not distinguishable" }, equal: { en: "equal" }, overlap: { en: "intervals overlap" }, betterBy: { en: "{name} better, {v}" }, factor: { en: "{v} times" }, otherBits: { en: "modules with other bits" }, ofMany: { en: "{n} of {m}" },
   embeddings: { en: "embeddings" }, head: { en: "head" }, attention: { en: "attention" }, mlp: { en: "MLP" }, norms: { en: "norms" }, scales: { en: "scales and zero points" }, other: { en: "other" },
 });
 const LEDGER_KINDS = ["embeddings", "head", "attention", "mlp", "norms", "scales", "other"];
@@ -17,7 +17,7 @@ const fieldName = (name) => (STRINGS[`field_${name}`] ? say(`field_${name}`) : n
 function figureRows(model, p) {
   const base = model.get("points").find((q) => q.kind === "base");
   return Object.entries(model.get("config").figures).filter(([name]) => p.figures[name]).map(([name, f]) => {
-    const value = p.figures[name], of = base && base !== p ? base.figures[name]?.[0] : null;
+    const value = p.figures[name], of = base && base !== p && (!f.ties || name === "perplexity") ? base.figures[name]?.[0] : null; // the others are shares of the base already
     return { name, f, value, share: of && value[0] !== null ? say("ofBase", { v: `${three((100 * value[0]) / of)}%` }) : "" };
   });
 }
@@ -27,11 +27,11 @@ function differenceText(a, b, name, figures) {
   if (x === null || y === null) return say("unavailable");
   if (x === y) return say("equal");
   if (same(a, b, name, figures)) return say("notApart");
-  const up = figures[name].up, winner = (up ? x > y : x < y) ? a : b, ratio = x > 0 && y > 0 ? Math.max(x, y) / Math.min(x, y) : null;
+  const up = figures[name].up, winner = (up ? x > y : x < y) ? "A" : "B", ratio = x > 0 && y > 0 ? Math.max(x, y) / Math.min(x, y) : null;
   const known = (p) => (p.figures[name][1] ?? null) !== null, crossed = figures[name].ties && known(a) && known(b) && a.figures[name][1] <= b.figures[name][2] && b.figures[name][1] <= a.figures[name][2] && !(a.ties && b.ties);
   if (crossed) return say("overlap");
   const far = ratio === null ? withUnit(Math.abs(x - y), figures[name].unit) : ratio < 2 ? `${three(100 * (ratio - 1))}%` : say("factor", { v: three(ratio) });
-  return say("betterBy", { name: winner.name, v: far });
+  return say("betterBy", { name: winner, v: far });
 }
 function bitsFor(model, detail) {
   const { layouts, maps } = model.get("maps") ?? {}, map = maps?.[detail?.map];
@@ -46,7 +46,7 @@ function detailsPanel(ui, { standing }) {
   function legendMark(p) { return h("span", { class: "ek-badge", "aria-hidden": "true" }, ...legend([{ kind: p.kind, text: "", hollow: p.hollow, dashed: p.simulated }]).querySelectorAll("svg")); }
   function lines(p) {
     const kind = model.get("config").figures[model.get("axes").y]?.ties, ties = new Set(p.ties?.[kind] ?? []), names = ties.size ? model.get("points").filter((q) => ties.has(q.n)).map((q) => q.name) : [];
-    const found = p.state === "failed" ? say("whyFailed", { why: p.reason }) : p.state === "stopped" ? say("whyStopped", { why: p.reason }) : capital(standing(p.id));
+    const found = p.state === "failed" ? say("whyFailed", { why: p.reason }) : p.state === "stopped" ? say("whyStopped", { why: p.reason }) : capital(standing(p.id, true));
     const list = [found ? (/[.?]$/.test(found) ? found : `${found}.`) : "", names.length ? say("tiesLine", { names: names.slice(0, 4).join(", ") + (names.length > 4 ? `, ${say("more", { n: names.length - 4 })}` : "") }) : "", p.slower ? say("slowerLine", { words: p.slower }) : "", p.simulated ? say("simulatedLine") : ""];
     return h("p", { class: "ek-standing" }, list.filter(Boolean).join(" "));
   }
@@ -55,7 +55,7 @@ function detailsPanel(ui, { standing }) {
     if (detail.base_bytes && p.figures.bytes?.[0] && p.kind !== "base") rows.push([say("compression"), say("times", { v: three(detail.base_bytes / p.figures.bytes[0]) }), ""]);
     if (detail.tokens) rows.push([say("measuredText"), say("measuredOn", { tokens: detail.tokens.toLocaleString("en"), text: detail.text || "?" }), ""]);
     rows.push([say("device"), p.device, p.date?.slice(0, 10)]);
-    return h("dl", { class: "ek-facts" }, rows.flatMap(([k, v, more]) => [h("dt", {}, k), h("dd", {}, v, more ? " " : "", more ? h("span", { class: "ek-quiet" }, more) : "")]));
+    return h("dl", { class: "ek-facts ek-three" }, rows.flatMap(([k, v, more]) => [h("dt", {}, k), h("dd", {}, v), h("dd", { class: "ek-quiet" }, more ?? "")]));
   }
   const recipeList = (steps) => (steps?.length ? h("ol", { class: "ek-steps-list" }, steps.map(([step, values]) => h("li", {}, h("b", {}, say(`step_${step}`)), Object.keys(values).length ? ": " : "", Object.entries(values).map(([k, v]) => `${fieldName(k)} ${written(v)}`).join(", ")))) : h("p", {}, say("recipeBase")));
   function codeBox(code) {

@@ -44,7 +44,8 @@ function same(a, b, name, figures) {
 }
 // The front with its uncertainty: { front, tied: ids of points that only noise puts behind it, links: pairs that quality cannot
 // tell apart, first: ids on the front, by(id): a point of the front that dominates this one, or undefined }.
-function frontOf(placed, axes, figures) {
+function frontOf(all, axes, figures) {
+  const placed = all.filter((d) => !d.p.state); // what was stopped early was measured on less text
   const up = [figures[axes.x].up, figures[axes.y].up], front = paretoFront(placed, ...up), first = new Set(front.map((q) => q.id));
   const sx = up[0] ? -1 : 1, sy = up[1] ? -1 : 1, tied = new Set(), links = [];
   const over = (q, d) => q.x * sx <= d.x * sx && q.y * sy <= d.y * sy && (q.x !== d.x || q.y !== d.y);
@@ -69,7 +70,7 @@ function budgetShare(axis, base, { axes, budgets, shares, figures }) {
 // cannot tell from it the cheapest; null if none does.
 function pickBest(placed, base, quality, cost, axes, figures) {
   const [xUp, yUp] = [figures[axes.x].up, figures[axes.y].up];
-  const fit = placed.filter((d) => shareOf(d.y, base.y, yUp) >= quality && shareOf(d.x, base.x, !xUp) <= cost);
+  const fit = placed.filter((d) => !d.p.state && shareOf(d.y, base.y, yUp) >= quality && shareOf(d.x, base.x, !xUp) <= cost);
   if (!fit.length) return null;
   const best = fit.reduce((a, b) => ((yUp ? b.y > a.y : b.y < a.y) ? b : a));
   return fit.filter((d) => d === best || same(d.p, best.p, axes.y, figures)).reduce((a, b) => ((xUp ? b.x > a.x : b.x < a.x) ? b : a));
@@ -81,7 +82,7 @@ function verdictOf(points, state) {
   return budgetSays(points, state) + tail;
 }
 function budgetSays(points, state) {
-  const { axes, figures } = state, measured = onAxes(points, axes).filter((d) => d.x !== null && d.y !== null);
+  const { axes, figures } = state, measured = onAxes(points, axes).filter((d) => d.x !== null && d.y !== null && !d.p.state);
   if (!measured.length) return say("saysNothing");
   const base = measured.find((d) => d.p.kind === "base");
   if (!base) return say("saysNoBase", { n: measured.length });

@@ -24,10 +24,10 @@ export default {
       ui.root.dataset.points = model.get("points").length;
       if (!dragging) { panel.draw(); summary(selectedPoints(), false); }
     };
-    const panel = detailsPanel(ui, { standing: (id) => view.standing(id) });
+    const panel = detailsPanel(ui, { standing: (id, long) => view.standing(id, long) });
     const rings = () => { const [a, b] = [model.get("chosen"), model.get("against")]; return { ...(a ? { [a]: b ? "A" : "" } : {}), ...(b && b !== a ? { [b]: "B" } : {}) }; };
     const view = frontierView(plot, model, signal, { ui, onstate: words, onpick: pick, onbrush: (points) => (points ? summary(points, true) : summary(selectedPoints(), false)), rings });
-    plot.append(inside, line);
+    plot.append(inside, line, note, ui.controls, failedBox);
     beside.append(panel.node);
     const selectedPoints = () => { const ids = new Set(model.get("selected")); return ids.size ? model.get("points").filter((p) => ids.has(p.id)) : []; };
 
@@ -96,8 +96,6 @@ export default {
     const run = runPanel(ui, {});
     function showRun() { ui.progress.hidden = ui.state.hidden = run.row.hidden = !model.get("config").run && (model.get("state").name ?? "idle") === "idle"; }
     ui.controls.append(view.controls, looks, h("div", { class: "ek-row ek-end" }, best, compare), run.row, twin.toggle);
-    ui.controls.before(note);
-    ui.controls.after(failedBox);
     const all = () => { drawLooks(); drawFailed(); twin.update(); refresh(); };
     ui.on("change:points", all);
     ui.on("change:details", () => panel.draw());

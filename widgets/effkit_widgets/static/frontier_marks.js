@@ -38,7 +38,7 @@ function encoding(points, chosen, theme, r, figures) {
   const cut = (v, kind) => (form.name === "kind" ? SHAPES[kind] : shaped && v !== null ? CATEGORY_SHAPES[place.get(v)] : shaped ? "circle" : SHAPES[kind] ?? "circle");
   const sizeOf = (p) => (figures[size] ? p.figures[size]?.[0] : valueOf(p, size)), sizes = size ? points.map(sizeOf).filter(Number.isFinite) : [], small = Math.min(...sizes), large = Math.max(...sizes);
   const radius = (p) => { const v = size ? sizeOf(p) : null; return !size || !sizes.length ? r : Number.isFinite(v) ? 3 + 6 * Math.sqrt((v - small) / (large - small || 1)) : 3; };
-  const look = (p) => { const c = paint(valueOf(p, colour)); return { ...c, shape: cut(valueOf(p, form.name), p.kind), r: radius(p), hollow: c.hollow || p.hollow, dashed: p.simulated }; };
+  const look = (p) => { const c = paint(valueOf(p, colour)); return { ...c, shape: cut(valueOf(p, form.name), p.kind), r: radius(p), hollow: c.hollow || p.hollow || p.state === "stopped", dashed: p.simulated }; };
   const item = (v, extra) => ({ kind: "rule", text: valueText(colour, v), ...extra });
   const items = [];
   if (by.numeric && by.values.length > STEPPED) for (const v of [low, by.values[by.values.length >> 1], high]) items.push(item(v, { ...paint(v), shape: "circle", text: three(v) }));

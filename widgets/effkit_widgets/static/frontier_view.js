@@ -9,7 +9,7 @@ Object.assign(STRINGS, {
   budgetQuality: { en: "Quality budget" }, budgetCost: { en: "Cost budget" },
   fits: { en: "{n} of {m} fit the budget" }, brushed: { en: "{n} selected" }, inside: { en: "fits the budget" }, outside: { en: "outside the budget" }, clear: { en: "Clear selection" },
   noLog: { en: "{n} at zero cannot stand on a logarithmic axis" }, keys: { en: "Arrows move between points, Space selects." }, noPoints: { en: "no measured model yet" },
-  chosen: { en: "selected" }, onFront: { en: "on the Pareto front" }, tiedFront: { en: "tied with the Pareto front" }, behind: { en: "{name} is at least as good on both axes" }, frontier: { en: "Measured models" },
+  chosen: { en: "selected" }, onFront: { en: "on the Pareto front" }, tiedFront: { en: "tied with the Pareto front" }, behind: { en: "{name} is at least as good on both axes" }, behindBy: { en: "Behind {name}: {what}" }, against: { en: "{label} {a} against {b}" }, stopped: { en: "stopped early" }, frontier: { en: "Measured models" },
 });
 const MANY = 150, REACH = 13; // points; pixels around one in which the pointer means it
 
@@ -22,7 +22,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
   const hot = markCanvas(it.box), canvas = markCanvas(it.box), back = s("svg", { class: "ek-back", "aria-hidden": "true" });
   it.box.prepend(back);
   it.box.classList.add("ek-frontier");
-  let X, Y, all = [], placed = [], front, looks, px, py, across = [], down = [], key = [], styled = [], focusId = null, hover = null, dragging = null, mode = null, start = null, at = null, brush = null;
+  let X, Y, all = [], placed = [], front, looks, px, py, across = [], down = [], key = [], styled = [], focusId = null, hover = null, dragging = null, mode = null, start = null, at = null, brush = null, ringed = null, ringedAt = null;
   const figures = () => model.get("config").figures;
   const fig = (axis) => figures()[model.get("axes")[axis]] ?? { label: "", unit: "", up: false };
   const clamp = (v, S) => Math.max(Math.min(...S.range), Math.min(Math.max(...S.range), S(v)));
@@ -39,7 +39,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     const now = [model.get("points"), JSON.stringify(model.get("axes")), it.width, it.height];
     if (now.some((v, i) => v !== key[i])) { key = now; layout(); styled = []; }
     const look = [now[0], JSON.stringify(model.get("encoding") ?? null), ui?.root.dataset.theme];
-    if (look.some((v, i) => v !== styled[i])) { styled = look; restyle(); }
+    if (look.some((v, i) => v !== styled[i])) { styled = look; ringed = null; restyle(); }
     paint();
   }
   // where everything stands: points, axes, front
@@ -67,7 +67,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
       const rx = clamp(region.x, X), ry = clamp(region.y, Y), id = uid(), pattern = s("pattern", { id, width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, s("defs", {}, back));
       s("line", { x1: 0, y1: 0, x2: 0, y2: 7, style: "stroke:var(--ek-pruned)", "stroke-width": 1.6, opacity: 0.45 }, pattern);
       s("rect", { x: left, y: top, width: Math.max(0, rx - left), height: Math.max(0, ry - top), fill: `url(#${id})`, class: "ek-region" }, back);
-      s("text", { x: left + 4, y: ry + 13, class: "ek-halo ek-note" }, back, say("region"));
+      s("text", { x: left + 4, y: ry - top > 18 ? top + 13 : ry + 13, class: "ek-halo ek-note" }, back, say("region"));
     }
     s("text", { x: width - right, y: 12, "text-anchor": "end", class: "ek-axis" }, back, width > 420 ? `${say("better")} ↖` : "↖");
     drawFront(back, left, width - right);
@@ -95,17 +95,17 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
   // what changes with the budget, the selection and the focus
   function paint() {
     const { svg, width, height } = it, b = budgets(), selected = new Set(model.get("selected")), many = placed.length > MANY, fx = fig("x"), fy = fig("y");
-    const inside = placed.map((d) => within(d, b)), fits = inside.reduce((n, yes) => n + yes, 0), focused = it.svg.contains(document.activeElement) ? document.activeElement.dataset : {};
+    const inside = placed.map((d) => within(d, b)), fits = inside.reduce((n, yes, i) => n + (yes && !placed[i].p.state), 0), focused = it.svg.contains(document.activeElement) ? document.activeElement.dataset : {};
     svg.replaceChildren();
     s("rect", { x: Math.min(...X.range), y: Math.min(...Y.range), width: Math.abs(X.range[1] - X.range[0]), height: Math.abs(Y.range[1] - Y.range[0]), class: "ek-frame" }, svg);
     if (!placed.some((d) => d.id === focusId)) focusId = null;
-    canvas.clear(width, height); hot.clear(width, height);
+    canvas.clear(width, height);
+    if (ringed !== model.get("selected") || ringedAt !== key) { hot.clear(width, height); ringed = model.get("selected"); ringedAt = key; if (many) for (const d of placed) if (selected.has(d.id)) hot.ring(px[d.i], py[d.i], 6); }
     const list = placed.length ? s("g", { role: "listbox", "aria-multiselectable": "true", "aria-label": `${fy.label}, ${fx.label}. ${say("keys")}` }, svg) : svg;
     const current = placed.find((d) => d.id === focusId) ?? across[0];
     if (many) {
       for (const yes of [false, true]) for (const d of placed) if (inside[d.i] === yes) canvas.mark(px[d.i], py[d.i], looks[d.i], yes ? 1 : 0.35);
       for (const d of front.front.length < 40 ? front.front : []) canvas.whisker(whiskerPath(px[d.i], py[d.i], spread(d.xs, X), spread(d.ys, Y)), looks[d.i].colour);
-      for (const d of placed) if (selected.has(d.id)) hot.ring(px[d.i], py[d.i], 6);
       if (current) option(current, inside, selected, list, true);
     } else for (const d of across) option(d, inside, selected, list, false);
     const names = s("g", { "aria-hidden": "true", "pointer-events": "none" }, svg);
@@ -123,7 +123,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     for (const node of [svg, it.box]) { node.dataset.points = placed.length; node.dataset.fits = fits; node.dataset.selected = selected.size; }
     if (focused.budget) svg.querySelector(`[data-budget="${focused.budget}"]`)?.focus();
     else if (focused.id) [...svg.querySelectorAll(".ek-point")].find((node) => node.dataset.id === focusId)?.focus();
-    const zero = all.filter((d) => d.x !== null && d.y !== null).length - placed.length, missing = all.length - placed.length - zero, notes = [say("fits", { n: fits, m: placed.length })];
+    const zero = all.filter((d) => d.x !== null && d.y !== null).length - placed.length, missing = all.length - placed.length - zero, notes = [say("fits", { n: fits, m: placed.filter((d) => !d.p.state).length })];
     if (selected.size) notes.push(say("brushed", { n: selected.size }));
     if (zero) notes.push(say("noLog", { n: zero }));
     if (missing) notes.push(say("unknown", { n: missing }));
@@ -146,7 +146,15 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     g.addEventListener("focus", () => { focusId = p.id; show(d); s("circle", { cx, cy, r: 14, class: "ek-focus" }, g); });
     g.addEventListener("blur", () => { it.tip.hide(); g.querySelector(".ek-focus")?.remove(); });
   }
-  const standing = (d) => { const over = front.by(d); return front.first.has(d.id) ? say("onFront") : front.tied.has(d.id) ? say("tiedFront") : over ? say("behind", { name: over.p.name }) : ""; };
+  // in words; long: against what, and by how much
+  function standing(d, long) {
+    if (d.p.state) return say("stopped");
+    if (front.first.has(d.id)) return say("onFront");
+    const over = front.by(d);
+    if (front.tied.has(d.id) || !over) return say("tiedFront");
+    const against = (axis, a, b) => (a === b ? "" : say("against", { label: shortLabel(fig(axis)), a: withUnit(a, fig(axis).unit), b: withUnit(b, fig(axis).unit) }));
+    return long ? say("behindBy", { name: over.p.name, what: [against("y", over.y, d.y), against("x", over.x, d.x)].filter(Boolean).join(", ") }) : say("behind", { name: over.p.name });
+  }
   const tiesOf = (p) => { const kind = figures()[model.get("axes").y]?.ties, list = new Set(p.ties?.[kind] ?? []); return list.size ? model.get("points").filter((q) => list.has(q.n)).map((q) => q.name) : []; };
   const tieText = (ties) => ties.slice(0, 3).join(", ") + (ties.length > 3 ? `, ${say("more", { n: ties.length - 3 })}` : "");
   function spokenPoint(d, inside) {
@@ -207,7 +215,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     const { x0, x1, y0, y1, hit } = boxed();
     brush ??= s("rect", { class: "ek-brush" }, it.svg);
     fill(brush, { x: x0, y: y0, width: x1 - x0, height: y1 - y0 });
-    hot.clear(it.width, it.height);
+    hot.clear(it.width, it.height); ringed = null;
     for (const d of hit) hot.ring(px[d.i], py[d.i], looks[d.i].r + 2);
     it.box.dataset.brushed = hit.length;
     onbrush?.(hit.map((d) => d.p));
@@ -282,5 +290,5 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
   for (const name of ["budgets", "selected", "encoding"]) follow(name, it.soon);
   for (const name of ["axes", "points"]) follow(name, () => { drawControls(); it.soon(); });
   if (ui) onTheme(ui, it.soon);
-  return { controls, soon: it.soon, box: it.box, focusOn, standing: (id) => { const d = placed.find((one) => one.id === id); return d ? standing(d) : ""; }, placed: () => placed, table: () => frontierTable(model) };
+  return { controls, soon: it.soon, box: it.box, focusOn, standing: (id, long) => { const d = placed.find((one) => one.id === id); return d ? standing(d, long) : ""; }, placed: () => placed, table: () => frontierTable(model) };
 }
