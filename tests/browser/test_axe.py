@@ -21,7 +21,7 @@ SHOWN = {
     "CostCard": f"{CARD}\nCostCard(found)",
     "DistillLab": f"widgets.DistillLab(base, store=False, measuring={QUICK})",
     "FrontierBoard": "records = made(9)\nwidgets.FrontierBoard(records)",
-    "FrontierExplorer": "card = widgets.FrontierExplorer(made(40), colour='method')\ncard.lost(trial(1).recipe, 'Out of memory.', FROM)\ncard",
+    "FrontierExplorer": "card = widgets.FrontierExplorer(made(40), colour='method')\ncard.lost(trial(1).recipe, 'No room.', FROM)\ncard",
     "LayerMap": MAP[1],
     "MethodTable": METHODS[1],
     "QuantizeLab": f"widgets.QuantizeLab(base, store=False, measuring={QUICK})",
@@ -39,18 +39,23 @@ def home():
     """The kernels' home is the server's, so no home for each test is needed."""
 
 
-def grave(axe, notebook, card) -> list[str]:
-    """The rules that the card breaks, each with the first elements that do and why."""
-    card.scroll_into_view_if_needed()
-    notebook.page.wait_for_timeout(200)
-    widget = card.get_attribute("data-widget")
-    found = axe.run(notebook.page, context=f".ek-card[data-widget='{widget}']").response["violations"]
+def grave(axe, notebook, card) -> tuple[list[str], int]:
+    """The rules that the card breaks, each with the first elements that do and why; and of how many texts the contrast was judged."""
+    widget, found, texts = card.get_attribute("data-widget"), {}, 0
+    for _ in range(4):  # while cells are still being laid out, what is off the screen is not judged
+        card.evaluate("e => e.scrollIntoView({block: 'start'})")
+        notebook.page.wait_for_timeout(300)
+        found = axe.run(notebook.page, context=f".ek-card[data-widget='{widget}']", options={}).response
+        judged = [rule for kind in ("passes", "violations") for rule in found[kind] if rule["id"] == "color-contrast"]
+        texts = sum(len(rule["nodes"]) for rule in judged)
+        if texts >= 3:
+            break
     told = []
-    for rule in found:
+    for rule in found["violations"]:
         if rule["impact"] in GRAVE:
             nodes = [f"{node['html'][:160]}: {node.get('failureSummary', '')[:200]}" for node in rule["nodes"][:3]]
             told.append(f"{rule['id']} ({rule['impact']}, {len(rule['nodes'])} times): {json.dumps(nodes, indent=1)}")
-    return told
+    return told, texts
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -62,6 +67,9 @@ def test_no_widget_breaks_a_grave_rule(open_notebook, part):
     names = list(SHOWN)[part::2]
     notebook = open_notebook(f"axe-{part}", [*CELLS[:2], *(SHOWN[name] for name in names)])
     notebook.run_all(timeout=240)
+    # JupyterLab's body has no height and hides what overflows: axe would take every text for hidden
+    notebook.page.add_style_tag(content="body { min-height: 100vh; }")
+    notebook.resize(1280, 3200)  # nor does it judge what does not fit the window
     axe, broken = Axe(), {}
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         notebook.theme(theme)
@@ -74,7 +82,9 @@ def test_no_widget_breaks_a_grave_rule(open_notebook, part):
                     card.evaluate("e => { for (const fold of e.querySelectorAll('details')) fold.open = true; }")
                     if card.locator("[data-action='table'][aria-expanded='false']").count():
                         press(card, "table")
-                told = grave(axe, notebook, card)
+                told, texts = grave(axe, notebook, card)
+                if texts < 3:
+                    told.append(f"axe judged the contrast of {texts} texts only")
                 if told:
                     broken[f"{name}, {theme}{', opened' if opened else ''}"] = told
     assert not broken, "\n".join(f"{where}:\n  " + "\n  ".join(rules) for where, rules in broken.items())
