@@ -11,7 +11,7 @@ from driving import explorer_cells, press
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from explorer_frames import frames
+from explorer_frames import frames  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.timeout(300)
 FRAME_MS = 33

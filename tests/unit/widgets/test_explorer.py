@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from .records import CHECKPOINT, family, record
 from .test_kit import needs_node, run
 
 
-def crowd(n: int = 60, seed: int = 5) -> list:
+def crowd(n: int = 60, seed: int = 5) -> list[Any]:
     """A base and records among which many are ties: few noises, few sizes."""
     draw = random.Random(seed)
     made = [
@@ -38,9 +39,9 @@ def test_many_pairs_at_once_are_judged_as_one_by_one():
         field = "kl" if by == "kl" else "nll"
         for r in records[:8]:
             blocks = [getattr(o.quality.blocks, field) for o in records]
-            apart = [paired_difference(getattr(r.quality.blocks, field), b) for b in blocks]
+            apart: list[Any] = [paired_difference(getattr(r.quality.blocks, field), b) for b in blocks]
             assert tied(r, records, by) == [bool(d.low <= 0 <= d.high) for d in apart]
-    other = record("other text")
+    other: Any = record("other text")
     other = other.model_copy(update={"quality": other.quality.model_copy(update={"text": "u"})})
     assert tied(records[0], [other, records[0]]) == [None, True]
     # what is not measured on text is compared by its own interval, or exactly
@@ -58,7 +59,7 @@ def test_contenders_are_those_of_every_front():
 
 
 def test_it_holds_what_a_reader_can_ask_for():
-    explorer = FrontierExplorer(family(), samples={"4-bit": [("Once", "upon <b>a</b> time")]})
+    explorer: Any = FrontierExplorer(family(), samples={"4-bit": [("Once", "upon <b>a</b> time")]})
     four = explorer.details["4-bit"]
     assert four["code"] == 'import effkit as ek\nbase = ek.load("toy")\nmodel = ek.quantize(base, method="rtn", bits=4)'
     assert four["steps"] == [["quantize", {"method": "rtn", "bits": 4}]]
@@ -126,8 +127,14 @@ def test_a_store_is_followed(tmp_path):
     ("make", "words"),
     [
         (lambda: FrontierExplorer([], color="bits"), "the option of FrontierExplorer is 'color'. Did you mean 'colour'"),
-        (lambda: FrontierExplorer(3), "the records are a int. Allowed: records, a Store, or a Run of a search."),
-        (lambda: FrontierExplorer(["a"]), "a str is among the records"),
+        (
+            lambda: FrontierExplorer(3),  # type: ignore[arg-type]
+            "the records are a int. Allowed: records, a Store, or a Run of a search.",
+        ),
+        (
+            lambda: FrontierExplorer(["a"]),  # type: ignore[list-item]
+            "a str is among the records",
+        ),
         (lambda: FrontierExplorer([], y="size"), "y is 'size'. Allowed: 'retained', "),
     ],
 )
