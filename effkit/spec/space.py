@@ -215,7 +215,8 @@ def label_of(draft: Draft) -> str:
     parts = []
     for at, data in enumerate(draft["steps"]):
         try:
-            label = step_at(draft, at).label()
+            step = step_at(draft, at)
+            label = (step.model_copy(update={"module_bits": {"": step.bits}}) if BYTES in data else step).label()
         except BadInput:
             label = " ".join(f"{field} {value}" for field, value in data.items() if field != "step")
         parts.append(f"{label} within {data[BYTES]:g}" if BYTES in data else label)
