@@ -36,7 +36,7 @@ from effkit.spec.files import free_bytes
 from effkit.spec.progress import Progress, Snapshot, Work
 from effkit.spec.recipe import Distill, Quantize, Recipe, Step, content_hash
 from effkit.spec.record import Profile, Record
-from effkit.spec.space import Draft, byte_budget, key_of, label_of, step_at
+from effkit.spec.space import Draft, byte_budget, key_of, step_at
 
 from .measuring import recorded
 
@@ -46,22 +46,25 @@ SPARE = 2.0  # free space on the disk that is asked for, as a multiple of what i
 
 @dataclass(frozen=True)
 class Measuring:
-    """How every trial is measured: the arguments of `ek.measure`."""
+    """How every trial is measured: the arguments of `ek.measure`. isolated: profiled in a process of its own, so that what this
+    one keeps is no part of the peak memory."""
 
     window: int = 256
     windows: int = 8
     prompt: int = 128
     new_tokens: int = 32
     repeats: int = 5
+    isolated: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe to be made and measured on so many windows, with its speed or without. `id`: of its record."""
+    """A recipe to be made and measured on so many windows, with its speed or without. `id` and `name`: of its record."""
 
     number: int
     draft: Draft
     id: str
+    name: str
     windows: int
     speed: bool
 
@@ -143,7 +146,7 @@ class Bench:
         work = evaluate.work(model, self.base, self.on, window=self.how.window, windows=job.windows)
         quality = yield from self._clocked("evaluate", work, job.windows)
         timed = (yield from self._speed(model, job.id)) if job.speed else None
-        record = recorded(model, self.base, quality, timed, name=label_of(job.draft))
+        record = recorded(model, self.base, quality, timed, name=job.name)
         return record.model_copy(update={"id": job.id})
 
     # making
@@ -228,7 +231,7 @@ class Bench:
     def _profile(self, model: Model) -> Work[Profile]:
         how = self.how
         against = None if model is self.base else self.base
-        return profile.work(model, against, prompt=how.prompt, new_tokens=how.new_tokens, repeats=how.repeats)
+        return profile.work(model, against, prompt=how.prompt, new_tokens=how.new_tokens, repeats=how.repeats, isolated=how.isolated)
 
     # what is kept on disk
 

@@ -20,6 +20,7 @@ from .recipe import Recipe, from_json, upgrade
 from .record import Record
 
 VERSION = 1
+TIMED = ("first_token_ms", "output_token_ms", "decode", "prefill", "peak_memory")  # figures that need the speed measured
 
 
 class Budget(Noun):
@@ -54,6 +55,13 @@ class Stage(Noun):
     units: float = 1.0
 
 
+class Rung(Noun):
+    """What a trial showed on so many windows of text, before it was decided whether it is measured on more."""
+
+    windows: int
+    values: tuple[float | None, ...]
+
+
 class Trial(Noun):
     """One recipe that was tried.
 
@@ -62,6 +70,7 @@ class Trial(Noun):
     state:   "done", "stopped" (measured on few windows and not among the promising ones), or "failed"; reason: why
     values:  the figures that were asked for; None where one could not be measured
     windows: of text that it was measured on; record: all that was measured, also of one that was stopped
+    rungs:   what it showed on fewer windows before
     seconds: of work; stages: in what. worker: where, on a cluster
     """
 
@@ -74,6 +83,7 @@ class Trial(Noun):
     values: tuple[float | None, ...] = ()
     windows: int = 0
     record: Record | None = None
+    rungs: tuple[Rung, ...] = ()
     seconds: float = 0.0
     stages: tuple[Stage, ...] = ()
     worker: str = ""

@@ -34,24 +34,24 @@ Draft = dict[str, Any]
 
 
 class Range(Noun):
-    """Numbers from `low` to `high`, in steps of `by` (None: any number between); `log`: small ones as often as large ones."""
+    """Numbers from `low` to `high`, in steps of `by` (None: any number between); `log`: small ones as often as large ones.
+
+    whole: whole numbers only, since all that was given of it was whole
+    """
 
     low: float
     high: float
     by: float | None = None
     log: bool = False
-
-    @property
-    def whole(self) -> bool:
-        """Whether it holds whole numbers only."""
-        return all(float(x).is_integer() for x in (self.low, self.high, self.by or 0.5))
+    whole: bool = False
 
     def values(self) -> tuple[Any, ...]:
         """All of them, rising; empty where they cannot be counted."""
-        if self.by is None:
+        by = self.by or (1 if self.whole else None)
+        if by is None:
             return ()
-        count = math.floor((self.high - self.low) / self.by + 1e-9) + 1
-        return tuple(int(self.low + i * self.by) if self.whole else self.low + i * self.by for i in range(count))
+        count = math.floor((self.high - self.low) / by + 1e-9) + 1
+        return tuple(int(self.low + i * by) if self.whole else self.low + i * by for i in range(count))
 
 
 class Dimension(Noun):
@@ -219,6 +219,8 @@ def label_of(draft: Draft) -> str:
             label = (step.model_copy(update={"module_bits": {"": step.bits}}) if BYTES in data else step).label()
         except BadInput:
             label = " ".join(f"{field} {value}" for field, value in data.items() if field != "step")
+        if "embedding_bits" in data and data["embedding_bits"] != STEPS["quantize"].model_fields["embedding_bits"].default:
+            label += " embedding kept" if data["embedding_bits"] is None else f" embedding {data['embedding_bits']}-bit"
         parts.append(f"{label} within {data[BYTES]:g}" if BYTES in data else label)
     return " + ".join(parts)
 
@@ -253,11 +255,9 @@ def _range(value: Any) -> Range | None:
         raise BadInput(
             f"a range is {value!r}", 'Allowed: {"from": 16, "to": 28}, from below to; with "by" for steps, or "log": true above 0'
         )
-    if by is None and not log and isinstance(low, int) and isinstance(high, int):
-        by = 1
     if by is not None and (isinstance(by, bool) or not isinstance(by, int | float) or not 0 < by <= high - low or log):
         raise BadInput(f"a range goes by {by!r}", f"Allowed: above 0, at most {high - low:g}, and not together with log")
-    return Range(low=low, high=high, by=by, log=log)
+    return Range(low=low, high=high, by=by, log=log, whole=all(isinstance(x, int) for x in (low, high, by or 1)))
 
 
 def _refuse_order(kinds: list[str], where: str) -> None:
