@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
 import pytest
 
 import effkit as ek
+from effkit.lab.explore import explore
 from effkit.lab.store import Store
 from effkit.spec.errors import BadInput
 from effkit.spec.frontier import FIGURES, QUALITY, Frontier, contenders, not_distinguishable, tied
@@ -221,3 +223,37 @@ def test_the_front_knows_its_ties_and_what_lies_behind():
 def test_every_figure_says_how_its_ties_are_found():
     for name in FIGURES:
         assert (tie_of(name) is None) == (name not in QUALITY)
+
+
+SPACE = {"steps": [{"step": "quantize", "bits": [2, 3, 4, 8], "group_size": [None, 16], "embedding_bits": None}]}
+QUICK: dict[str, Any] = {"sampler": "grid", "window": 16, "windows": 3, "store": False, "speed": False}
+
+
+def test_a_search_is_followed_while_it_goes_on(tiny_llama):
+    """Trials land as they end, those that stopped with their reason; a second sitting shows the first one's too."""
+    space = {"steps": [{**SPACE["steps"][0], "group_size": [None, 5]}]}  # groups of five divide no row: those fail
+    run = ek.start(explore, tiny_llama, space, halving=(1,), eta=2.0, **QUICK)
+    explorer: Any = FrontierExplorer(run)
+    seen = set()
+    while run.state not in ("done", "failed"):
+        explorer._look()
+        seen.add(len(explorer.points))
+        time.sleep(0.02)
+    found = explorer.wait(60)
+    assert found == run.result
+    assert len(found.trials) == len(explorer.points) - 1 == 8
+    assert [r.id for r in explorer.records] == [r.id for r in found.records]
+    states = {p["name"]: (p.get("state", "done"), p.get("reason", "")) for p in explorer.points[1:]}
+    assert states == {t.label: (t.state, t.reason if t.state != "done" else "") for t in found.trials}
+    assert {state for state, _ in states.values()} == {"done", "stopped", "failed"}
+    assert all(explorer.details[p["id"]]["steps"] for p in explorer.points[1:])
+    assert explorer.chosen_record is not None
+    assert len(seen) > 2, "nothing was shown before the end"
+    again: Any = FrontierExplorer(found)
+    assert {p["name"] for p in again.points} == {p["name"] for p in explorer.points}
+    assert [p["figures"] for p in again.points] == [p["figures"] for p in explorer.points]
+    # stopped trials were measured on less text: hollow, and neither on the front nor in the verdict
+    assert again.sentence == explorer.sentence
+    later: Any = FrontierExplorer(ek.start(explore, tiny_llama, space, halving=(1,), eta=2.0, **QUICK))
+    later.wait(60)
+    assert {p["name"] for p in later.points} == {p["name"] for p in explorer.points}

@@ -33,6 +33,11 @@ function differenceText(a, b, name, figures) {
   const far = ratio === null ? withUnit(Math.abs(x - y), figures[name].unit) : ratio < 2 ? `${three(100 * (ratio - 1))}%` : say("factor", { v: three(ratio) });
   return say("betterBy", { name: winner, v: far });
 }
+// where the base is a folder of this machine, the code says which
+function codeHere(model, code) {
+  for (const [short, full] of Object.entries(model.get("local") ?? {})) { const said = `ek.load("${short}"`; if (code.includes(said)) return code.replace(said, () => `ek.load(${JSON.stringify(full)}`); }
+  return code;
+}
 function bitsFor(model, detail) {
   const { layouts, maps } = model.get("maps") ?? {}, map = maps?.[detail?.map];
   return map ? { modules: layouts[map[0]], bits: map[1] } : null;
@@ -60,7 +65,7 @@ function detailsPanel(ui, { standing }) {
   }
   const recipeList = (steps) => (steps?.length ? h("ol", { class: "ek-steps-list" }, steps.map(([step, values]) => h("li", {}, h("b", {}, say(`step_${step}`)), Object.keys(values).length ? ": " : "", Object.entries(values).map(([k, v]) => `${fieldName(k)} ${written(v)}`).join(", ")))) : h("p", {}, say("recipeBase")));
   function codeBox(code) {
-    const pre = h("pre", { class: "ek-code", tabindex: "0", "aria-label": say("codeTitle") }, code);
+    const pre = h("pre", { class: "ek-recipe-code", tabindex: "0", "aria-label": say("codeTitle") }, code);
     const copy = async () => {
       try { await navigator.clipboard.writeText(code); setText(told, say("copied")); } catch { getSelection().selectAllChildren(pre); setText(told, say("codeRefused")); }
       setTimeout(() => setText(told, ""), 4000);
@@ -86,7 +91,7 @@ function detailsPanel(ui, { standing }) {
     const detail = detailOf(p), found = bitsFor(model, detail), parts = [head(p), lines(p)];
     if (Object.keys(p.figures).length) parts.push(figureList(p));
     parts.push(h("h5", {}, say("recipeTitle")), recipeList(detail.steps));
-    if (detail.code) parts.push(...codeBox(detail.code));
+    if (detail.code) parts.push(...codeBox(codeHere(model, detail.code)));
     if (found) parts.push(fold("bits", say("bitsTitle"), bitsGrid(found)));
     if (detail.ledger && Object.keys(detail.ledger).length) parts.push(fold("bytes", say("bytesOf"), ledgerBars(p, detail)));
     if (detail.samples?.length) parts.push(fold("samples", say("samplesTitle"), sampleList(detail.samples)));
