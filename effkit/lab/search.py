@@ -4,7 +4,7 @@
     journal.log        Optuna's study
     base.json          the base's record
     trials/000012.json a trial that ended, with its record: whole or absent
-    made/              students that several recipes share
+    made/              students and rounded layers that several recipes share; gone when all was tried
     state.json         seconds of work so far, and why it ended
     owner.lock         held by the process that explores
 
@@ -18,10 +18,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,7 +106,7 @@ class Search:
         population = max(4, min(50, round((self.trials or 40) / 4)))
         self.study = Study(self.folder, self.space, self.objectives, self.sampler, population)
         self.study.recall({n: (t.draft, self._worth(t)) for n, t in self.done.items()})
-        self._made = {place.name for place in (self.folder / "made").glob("*")}
+        self._made = {place.name.removesuffix(".safetensors") for place in (self.folder / "made").glob("*")}
 
     def _identity(self) -> str:
         place = self.folder / "study.json"
@@ -125,6 +126,8 @@ class Search:
         return written["id"]
 
     def close(self) -> None:
+        if self.ended and "budget" not in self.ended:
+            shutil.rmtree(self.folder / "made", ignore_errors=True)  # nothing is left that would share it
         with contextlib.suppress(CannotWrite, OSError):  # it says why nothing more is done; a full disk has been told already
             self.home.write_state(state="explored", seconds=self.seconds, ended=self.ended, notes=self.notes)
         self.home.release()
@@ -184,20 +187,25 @@ class Search:
         if self.seconds >= self.budget.seconds:
             self.ended = "the budget is used up"
             return None
-        taken = self.study.ask()
+        taken = self.study.ask(self._busy())
         if taken is None:
             self.ended = "every recipe of the space was tried"
             return None
         expected = self.expected(taken.draft)
         if self.seconds + expected > self.budget.seconds:
             self.study.put_back(taken)
-            self.ended = f"the next trial would take about {expected:.0f} s, which the budget no longer holds"
+            self.ended = f"the budget holds no trial more: the next would take about {expected:.0f} s"
             return None
         label = label_of(taken.draft)
         if any(label == t.label for t in (*self.done.values(), *self.running.values())):
             label += f" #{taken.number}"
         self.running[taken.number] = _Running(taken, label)
         return self._job(self.running[taken.number])
+
+    def _busy(self) -> Callable[[Draft], bool]:
+        """Whether a draft begins with what a trial is making just now, so that another worker would make it twice."""
+        making = {key for r in self.running.values() for key in _beginnings(r.taken.draft)} - self._made
+        return lambda draft: not making.isdisjoint(_beginnings(draft))
 
     def _job(self, trial: _Running) -> Job:
         last = trial.rung + 1 == len(self.rungs)
@@ -215,7 +223,7 @@ class Search:
         trial = self.running[found.number]
         trial.stages += found.stages
         draft = trial.taken.draft
-        self._made |= {key_of(draft, at + 1) for at in range(len(draft["steps"]))} | set(_roundings(draft))
+        self._made |= _beginnings(draft)
         if found.record is None:
             self._end(trial, found, "failed", found.reason)
             return None
@@ -366,14 +374,12 @@ def _stage(draft: Draft, at: int, made: set[str]) -> tuple[str, float]:
     return step.step, float(step.steps) if isinstance(step, Distill) else 1.0
 
 
-def _roundings(draft: Draft) -> list[str]:
-    """The keys under which the layers are kept that the draft's quantize step rounded."""
-    found = []
+def _beginnings(draft: Draft) -> set[str]:
+    """The keys under which a bench keeps what a draft makes on its way: the models after its steps, and the rounded layers."""
+    found = {key_of(draft, at + 1) for at in range(len(draft["steps"]))}
     for at in range(len(draft["steps"])):
-        try:
+        with contextlib.suppress(BadInput):
             step = step_at(draft, at)
-        except BadInput:
-            continue
-        if isinstance(step, Quantize) and BYTES not in draft["steps"][at]:
-            found.append(rounding_key(draft, at, step))
+            if isinstance(step, Quantize) and BYTES not in draft["steps"][at]:
+                found.add(rounding_key(draft, at, step))
     return found
