@@ -39,7 +39,7 @@ from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, OutOfMemory
 from effkit.spec.exploration import Stage
 from effkit.spec.files import atomic_file, free_bytes, writing
-from effkit.spec.progress import Progress, Snapshot, Work
+from effkit.spec.progress import Snapshot, Work
 from effkit.spec.recipe import Distill, Quantize, Recipe, Step, content_hash
 from effkit.spec.record import Profile, Record
 from effkit.spec.space import Draft, byte_budget, key_of, step_at
@@ -47,6 +47,7 @@ from effkit.spec.space import Draft, byte_budget, key_of, step_at
 from .measuring import recorded
 
 WIDTHS = (2, 3, 4, 5, 6, 8)  # that a budget in bytes chooses from
+REST = "rest"  # what a trial takes besides its stages
 LONG = 1.0  # seconds of making from which on something is kept on disk too
 SPARE = 4.0  # free space on the disk that is asked for, as a multiple of what is kept there
 
@@ -89,6 +90,30 @@ class Found:
 
 
 @dataclass
+class Clock:
+    """Counts seconds of work: what passes between two yields, when others have the thread, does not count."""
+
+    before: float = 0.0
+    _since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.before + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    def counted(self, work: Work[Any]) -> Work[Any]:
+        """Pass the events of `work` on and count."""
+        while True:
+            self._since = time.perf_counter()
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            finally:
+                self.before, self._since = self.seconds, None
+            yield event
+
+
+@dataclass
 class _Kept:
     """Models and rounded layers by key; the least recently used go where they are more than `limit` bytes together."""
 
@@ -123,21 +148,24 @@ class Bench:
 
     def found(self, job: Job) -> Work[Found]:
         """Make and measure; an error becomes the reason, so that a search goes on after it."""
-        self._stages = []
+        self._stages, clock = [], Clock()
         record, reason = None, ""
         try:
-            try:
-                record = yield from self._record(job)
-            except OutOfMemory:
-                if not self.kept.held:
-                    raise
-                self.kept.held.clear()  # once more, with all the memory there is
-                record = yield from self._record(job)
+            record = yield from clock.counted(self._record(job))
+        except OutOfMemory as error:
+            if not self.kept.held:
+                return Found(job.number, job.windows, None, str(error), self._stages_and_rest(clock))
+            self.kept.held.clear()
+            return (yield from self.found(job))  # once more, with all the memory there is
         except EffkitError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  (kept as the trial's reason)
             reason = f"{type(error).__name__}: {error}"
-        return Found(job.number, job.windows, record, reason, tuple(self._stages))
+        return Found(job.number, job.windows, record, reason, self._stages_and_rest(clock))
+
+    def _stages_and_rest(self, clock: Clock) -> tuple[Stage, ...]:
+        rest = clock.seconds - sum(stage.seconds for stage in self._stages)
+        return (*self._stages, Stage(name=REST, seconds=max(0.0, rest)))
 
     def measured_base(self, id: str, speed: bool) -> Work[Record]:
         """The base's own record; its outputs on the text are kept with it."""
@@ -290,17 +318,11 @@ class Bench:
         return self.folder if free_bytes(self.folder) > SPARE * size else None
 
     def _clocked(self, name: str, work: Work[Any], units: float = 1.0) -> Work[Any]:
-        """Pass events on, and note the seconds of work: a pause between two yields does not count."""
-        seconds = 0.0
-        while True:
-            begun = time.perf_counter()
-            try:
-                event: Progress = next(work)
-            except StopIteration as end:
-                self._stages.append(Stage(name=name, seconds=seconds + time.perf_counter() - begun, units=units))
-                return end.value
-            seconds += time.perf_counter() - begun
-            yield event
+        """Pass events on, and note the seconds of work as a stage."""
+        clock = Clock()
+        result = yield from clock.counted(work)
+        self._stages.append(Stage(name=name, seconds=clock.seconds, units=units))
+        return result
 
 
 def _bytes(snapshot: Snapshot) -> int:

@@ -114,7 +114,7 @@ def explore(
     )
     search.open()
     try:
-        yield from search.counted(_explored(search, base, told, read, how, cluster))
+        yield from search.clock.counted(_explored(search, base, told, read, how, cluster))
         return search.exploration()
     finally:
         search.close()
