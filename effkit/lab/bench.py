@@ -2,8 +2,9 @@
 
 A recipe is a path: recipes that begin alike share what they begin with. Kept between trials are
 
-- the models after each step, so that ten ways to round one distilled student train it once (distilled ones on disk too),
-- the rounded layers of a quantize step, for recipes that differ in the embedding's bits or in tuning only,
+- the models after each step, so that ten ways to round one distilled student train it once,
+- the rounded layers of a quantize step, for recipes that differ in the embedding's bits or in tuning only (both of these on disk
+  too where they took long, for other workers and for going on after a kill),
 - sensitivities, one for each model, group size and form, for budgets in bytes,
 - the base's outputs and noise floor on the text (`effkit.measure.reference`), for every evaluation,
 - the speed of every layout: models of the same shapes and storage run the same code, whatever their weights are.
@@ -13,6 +14,8 @@ Nothing else is shared: a trial's quality, bytes and weights are those of the sa
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import time
 from collections import OrderedDict
@@ -20,6 +23,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from effkit.compress.pipeline import refuse, step_work
 from effkit.compress.quantization.registry import method
@@ -32,8 +38,8 @@ from effkit.models.model import Model
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, OutOfMemory
 from effkit.spec.exploration import Stage
-from effkit.spec.files import free_bytes
-from effkit.spec.progress import Progress, Snapshot, Work
+from effkit.spec.files import atomic_file, free_bytes, writing
+from effkit.spec.progress import Snapshot, Work
 from effkit.spec.recipe import Distill, Quantize, Recipe, Step, content_hash
 from effkit.spec.record import Profile, Record
 from effkit.spec.space import Draft, byte_budget, key_of, step_at
@@ -41,7 +47,9 @@ from effkit.spec.space import Draft, byte_budget, key_of, step_at
 from .measuring import recorded
 
 WIDTHS = (2, 3, 4, 5, 6, 8)  # that a budget in bytes chooses from
-SPARE = 2.0  # free space on the disk that is asked for, as a multiple of what is kept there
+REST = "rest"  # what a trial takes besides its stages
+LONG = 1.0  # seconds of making from which on something is kept on disk too
+SPARE = 4.0  # free space on the disk that is asked for, as a multiple of what is kept there
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,30 @@ class Found:
 
 
 @dataclass
+class Clock:
+    """Counts seconds of work: what passes between two yields, when others have the thread, does not count."""
+
+    before: float = 0.0
+    _since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.before + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    def counted(self, work: Work[Any]) -> Work[Any]:
+        """Pass the events of `work` on and count."""
+        while True:
+            self._since = time.perf_counter()
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            finally:
+                self.before, self._since = self.seconds, None
+            yield event
+
+
+@dataclass
 class _Kept:
     """Models and rounded layers by key; the least recently used go where they are more than `limit` bytes together."""
 
@@ -116,21 +148,24 @@ class Bench:
 
     def found(self, job: Job) -> Work[Found]:
         """Make and measure; an error becomes the reason, so that a search goes on after it."""
-        self._stages = []
+        self._stages, clock = [], Clock()
         record, reason = None, ""
         try:
-            try:
-                record = yield from self._record(job)
-            except OutOfMemory:
-                if not self.kept.held:
-                    raise
-                self.kept.held.clear()  # once more, with all the memory there is
-                record = yield from self._record(job)
+            record = yield from clock.counted(self._record(job))
+        except OutOfMemory as error:
+            if not self.kept.held:
+                return Found(job.number, job.windows, None, str(error), self._stages_and_rest(clock))
+            self.kept.held.clear()
+            return (yield from self.found(job))  # once more, with all the memory there is
         except EffkitError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  (kept as the trial's reason)
             reason = f"{type(error).__name__}: {error}"
-        return Found(job.number, job.windows, record, reason, tuple(self._stages))
+        return Found(job.number, job.windows, record, reason, self._stages_and_rest(clock))
+
+    def _stages_and_rest(self, clock: Clock) -> tuple[Stage, ...]:
+        rest = clock.seconds - sum(stage.seconds for stage in self._stages)
+        return (*self._stages, Stage(name=REST, seconds=max(0.0, rest)))
 
     def measured_base(self, id: str, speed: bool) -> Work[Record]:
         """The base's own record; its outputs on the text are kept with it."""
@@ -175,7 +210,7 @@ class Bench:
             units = step.steps if isinstance(step, Distill) else 1
             return (yield from self._clocked(step.step, work(self.base, current, step, self.text, seed), units))
         key = rounding_key(draft, at, step)
-        rounded: Snapshot | None = self.kept.get(key)
+        rounded = self._rounded(key)
         resume = None if rounded is None else Snapshot({n: t.clone() for n, t in rounded.tensors.items()}, rounded.state)
         name = "round again" if resume else f"quantize {step.method}"
         return (yield from self._clocked(name, self._rounding(key, step, current, seed, resume)))
@@ -183,7 +218,7 @@ class Bench:
     def _rounding(self, key: str, step: Quantize, current: Model, seed: int, resume: Snapshot | None) -> Work[Model]:
         """Quantize, and keep the rounded layers as they are before any tuning."""
         work = step_work(self.base, current, step, self.text, seed, resume)
-        layers = layer_list(current)[0] + "."
+        layers, begun = layer_list(current)[0] + ".", time.perf_counter()
         while True:
             try:
                 event = next(work)
@@ -195,8 +230,7 @@ class Bench:
                 specs = {name: spec for name, spec in whole.state["specs"].items() if name.startswith(layers)}
                 inside = {n: t for n, t in whole.tensors.items() if n.startswith("fold/") or n.rsplit("/", 1)[0] in specs}
                 tensors = {name: t.detach().cpu().clone() for name, t in inside.items()}
-                size = sum(t.numel() * t.element_size() for t in tensors.values())
-                self.kept.put(key, Snapshot(tensors, {**whole.state, "specs": specs}), size)
+                self._keep_rounded(key, Snapshot(tensors, {**whole.state, "specs": specs}), time.perf_counter() - begun)
             yield event
 
     def _resolved(self, draft: Draft, at: int, step: Step, current: Model) -> Work[Step]:
@@ -248,26 +282,51 @@ class Bench:
         return at, current
 
     def _to_disk(self, key: str, model: Model, seconds: float) -> None:
-        """Keep what took long to make, where there is ample room; without it the search goes on as well."""
-        if self.folder is None or seconds < 1 or free_bytes(self.folder) < SPARE * model.stored_bytes:
-            return
+        if self._worth_keeping(seconds, model.stored_bytes) is not None:
+            try:
+                model.save(self.folder / key)  # type: ignore[operator]
+            except (CannotWrite, BadInput):
+                shutil.rmtree(self.folder / key, ignore_errors=True)  # type: ignore[operator]
+
+    def _rounded(self, key: str) -> Snapshot | None:
+        found: Snapshot | None = self.kept.get(key)
+        path = self.folder / f"{key}.safetensors" if self.folder is not None else None
+        if found is None and path is not None and path.exists():
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                found = Snapshot(tensors, json.loads(file.metadata()["state"]))
+            self.kept.put(key, found, _bytes(found))
+        return found
+
+    def _keep_rounded(self, key: str, rounded: Snapshot, seconds: float) -> None:
+        size = _bytes(rounded)
+        self.kept.put(key, rounded, size)
+        folder = self._worth_keeping(seconds, size)
+        if folder is not None:
+            with contextlib.suppress(CannotWrite, SafetensorError), atomic_file(folder / f"{key}.safetensors", size) as part:
+                save_file(dict(rounded.tensors), part, {"state": json.dumps(rounded.state)})
+
+    def _worth_keeping(self, seconds: float, size: int) -> Path | None:
+        """The folder for what took long to make, where there is ample room; without it the search goes on as well."""
+        if self.folder is None or seconds < LONG:
+            return None
         try:
-            model.save(self.folder / key)
-        except (CannotWrite, BadInput):
-            shutil.rmtree(self.folder / key, ignore_errors=True)
+            with writing(self.folder):
+                self.folder.mkdir(exist_ok=True)
+        except CannotWrite:
+            return None
+        return self.folder if free_bytes(self.folder) > SPARE * size else None
 
     def _clocked(self, name: str, work: Work[Any], units: float = 1.0) -> Work[Any]:
-        """Pass events on, and note the seconds of work: a pause between two yields does not count."""
-        seconds = 0.0
-        while True:
-            begun = time.perf_counter()
-            try:
-                event: Progress = next(work)
-            except StopIteration as end:
-                self._stages.append(Stage(name=name, seconds=seconds + time.perf_counter() - begun, units=units))
-                return end.value
-            seconds += time.perf_counter() - begun
-            yield event
+        """Pass events on, and note the seconds of work as a stage."""
+        clock = Clock()
+        result = yield from clock.counted(work)
+        self._stages.append(Stage(name=name, seconds=clock.seconds, units=units))
+        return result
+
+
+def _bytes(snapshot: Snapshot) -> int:
+    return sum(t.numel() * t.element_size() for t in snapshot.tensors.values())
 
 
 def rounding_key(draft: Draft, at: int, step: Quantize) -> str:

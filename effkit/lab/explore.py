@@ -114,7 +114,7 @@ def explore(
     )
     search.open()
     try:
-        yield from search.counted(_explored(search, base, told, read, how, cluster))
+        yield from search.clock.counted(_explored(search, base, told, read, how, cluster))
         return search.exploration()
     finally:
         search.close()
@@ -129,7 +129,7 @@ def _explored(search: Search, base: Model, on: Text, text: Text | None, how: Mea
         search.base = record
         search.keep(record)
     executor: Executor = Here(bench)
-    if cluster not in (None, False):
+    if cluster is not None and cluster is not False:
         from .cluster import Cluster
 
         executor = Cluster(cluster, bench)

@@ -4,7 +4,7 @@
     journal.log        Optuna's study
     base.json          the base's record
     trials/000012.json a trial that ended, with its record: whole or absent
-    made/              students that several recipes share
+    made/              students and rounded layers that several recipes share; gone when all was tried
     state.json         seconds of work so far, and why it ended
     owner.lock         held by the process that explores
 
@@ -18,10 +18,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,13 +36,13 @@ from effkit.spec.recipe import Distill, Quantize, from_json
 from effkit.spec.record import Record
 from effkit.spec.space import BYTES, Draft, Space, key_of, label_of, step_at
 
-from .bench import Found, Job, rounding_key
+from .bench import REST, Clock, Found, Job, rounding_key
 from .folder import RunFolder
 from .store import Store
 from .study import Study, Taken
 
 TELL_SECONDS = 0.2  # between two events of the work inside a trial
-MEASURING = ("evaluate", "profile")  # the other stages make a model
+MEASURING = ("evaluate", "profile", REST)  # the other stages make a model
 
 
 class Executor(Protocol):
@@ -84,8 +85,7 @@ class Search:
     base: Record | None = None
     ended: str = ""
     notes: list[str] = field(default_factory=list)
-    spent: float = 0.0  # seconds of work, without those since `_since`
-    _since: float | None = None
+    clock: Clock = field(default_factory=Clock)
     _made: set[str] = field(default_factory=set)
 
     # opening and closing
@@ -98,14 +98,21 @@ class Search:
             (self.folder / "trials").mkdir(exist_ok=True)
         if not self.home.take(patience=1.0):
             raise Unavailable(f"the folder {str(self.folder)!r}", f"the process {self.home.owner()} explores in it", "Wait for it")
+        try:
+            self._recall()
+        except BaseException:
+            self.home.release()
+            raise
+
+    def _recall(self) -> None:
         self.id = self._identity()
         before = read(self.folder)
-        self.base, self.spent = before.base, before.seconds
+        self.base, self.clock = before.base, Clock(before.seconds)
         self.done = {trial.number: trial for trial in before.trials}
         population = max(4, min(50, round((self.trials or 40) / 4)))
         self.study = Study(self.folder, self.space, self.objectives, self.sampler, population)
         self.study.recall({n: (t.draft, self._worth(t)) for n, t in self.done.items()})
-        self._made = {place.name for place in (self.folder / "made").glob("*")}
+        self._made = {place.name.removesuffix(".safetensors") for place in (self.folder / "made").glob("*")}
 
     def _identity(self) -> str:
         place = self.folder / "study.json"
@@ -125,27 +132,13 @@ class Search:
         return written["id"]
 
     def close(self) -> None:
+        if self.ended and "budget" not in self.ended:
+            shutil.rmtree(self.folder / "made", ignore_errors=True)  # nothing is left that would share it
         with contextlib.suppress(CannotWrite, OSError):  # it says why nothing more is done; a full disk has been told already
-            self.home.write_state(state="explored", seconds=self.seconds, ended=self.ended, notes=self.notes)
+            self.home.write_state(state="explored", seconds=self.clock.seconds, ended=self.ended, notes=self.notes)
         self.home.release()
 
     # the work
-
-    def counted(self, work: Work[Any]) -> Work[Any]:
-        """Pass events on and count the seconds of work, without those of a pause between two yields."""
-        while True:
-            self._since = time.perf_counter()
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value
-            finally:
-                self.spent, self._since = self.seconds, None
-            yield event
-
-    @property
-    def seconds(self) -> float:
-        return self.spent + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
     def run(self, executor: Executor) -> Work[None]:
         """Try recipe after recipe until something ends it; what is being worked on then is finished."""
@@ -181,23 +174,28 @@ class Search:
         if self.trials is not None and len(self.done) + len(self.running) >= self.trials:
             self.ended = f"all {self.trials} trials were made"
             return None
-        if self.seconds >= self.budget.seconds:
+        if self.clock.seconds >= self.budget.seconds:
             self.ended = "the budget is used up"
             return None
-        taken = self.study.ask()
+        taken = self.study.ask(self._busy())
         if taken is None:
             self.ended = "every recipe of the space was tried"
             return None
         expected = self.expected(taken.draft)
-        if self.seconds + expected > self.budget.seconds:
+        if self.clock.seconds + expected > self.budget.seconds:
             self.study.put_back(taken)
-            self.ended = f"the next trial would take about {expected:.0f} s, which the budget no longer holds"
+            self.ended = f"the budget holds no trial more: the next would take about {expected:.0f} s"
             return None
         label = label_of(taken.draft)
         if any(label == t.label for t in (*self.done.values(), *self.running.values())):
             label += f" #{taken.number}"
         self.running[taken.number] = _Running(taken, label)
         return self._job(self.running[taken.number])
+
+    def _busy(self) -> Callable[[Draft], bool]:
+        """Whether a draft begins with what a trial is making just now, so that another worker would make it twice."""
+        making = {key for r in self.running.values() for key in _beginnings(r.taken.draft)} - self._made
+        return lambda draft: not making.isdisjoint(_beginnings(draft))
 
     def _job(self, trial: _Running) -> Job:
         last = trial.rung + 1 == len(self.rungs)
@@ -215,7 +213,7 @@ class Search:
         trial = self.running[found.number]
         trial.stages += found.stages
         draft = trial.taken.draft
-        self._made |= {key_of(draft, at + 1) for at in range(len(draft["steps"]))} | set(_roundings(draft))
+        self._made |= _beginnings(draft)
         if found.record is None:
             self._end(trial, found, "failed", found.reason)
             return None
@@ -257,7 +255,7 @@ class Search:
         self.study.tell(number, self._worth(ended))
         self.done[number] = ended
         del self.running[number]
-        self.home.write_state(state="exploring", seconds=self.seconds, ended="", notes=self.notes)
+        self.home.write_state(state="exploring", seconds=self.clock.seconds, ended="", notes=self.notes)
 
     def _worth(self, trial: Trial) -> tuple[float, ...] | None:
         known = [v for v in trial.values if v is not None]
@@ -287,7 +285,7 @@ class Search:
             total[0], total[1] = total[0] + stage.seconds, total[1] + stage.units
         count = max(1, len(self.done) + len(self.running))
         usual = sum(s.seconds for s in stages if s.name not in MEASURING) / count
-        seconds = sum(seen[name][0] / count for name in ("profile", "sensitivity") if name in seen)
+        seconds = sum(seen[name][0] / count for name in ("profile", "sensitivity", REST) if name in seen)
         if "evaluate" in seen:
             seconds += self.rungs[-1] * seen["evaluate"][0] / seen["evaluate"][1]
         elif self.base is not None and self.base.quality is not None:
@@ -326,7 +324,7 @@ class Search:
             trials=tuple(self.done[n] for n in sorted(self.done)),
             sampler=self.sampler,
             ended=self.ended,
-            seconds=self.seconds,
+            seconds=self.clock.seconds,
             folder=str(self.folder),
             notes=tuple(self.notes),
         )
@@ -366,14 +364,12 @@ def _stage(draft: Draft, at: int, made: set[str]) -> tuple[str, float]:
     return step.step, float(step.steps) if isinstance(step, Distill) else 1.0
 
 
-def _roundings(draft: Draft) -> list[str]:
-    """The keys under which the layers are kept that the draft's quantize step rounded."""
-    found = []
+def _beginnings(draft: Draft) -> set[str]:
+    """The keys under which a bench keeps what a draft makes on its way: the models after its steps, and the rounded layers."""
+    found = {key_of(draft, at + 1) for at in range(len(draft["steps"]))}
     for at in range(len(draft["steps"])):
-        try:
+        with contextlib.suppress(BadInput):
             step = step_at(draft, at)
-        except BadInput:
-            continue
-        if isinstance(step, Quantize) and BYTES not in draft["steps"][at]:
-            found.append(rounding_key(draft, at, step))
+            if isinstance(step, Quantize) and BYTES not in draft["steps"][at]:
+                found.add(rounding_key(draft, at, step))
     return found

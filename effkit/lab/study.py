@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,8 +121,8 @@ class Study:
 
     # asking and telling
 
-    def ask(self) -> Taken | None:
-        """The next recipe; None where all of the space was tried."""
+    def ask(self, busy: Callable[[Draft], bool] = lambda draft: False) -> Taken | None:
+        """The next recipe; None where all of the space was tried. A grid puts off those that are `busy`, while it has others."""
         if self._again:
             number, point = self._again.pop(0)
             return self._take(number, self._asked(number, 0, point))
@@ -138,7 +138,7 @@ class Study:
                 self._repeated(trial, known)
         if not self.countable:
             return None
-        point = self._untried()
+        point = self._untried(busy)
         return None if point is None else self._take(number, self._asked(number, DRAWS, point))
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
@@ -205,15 +205,12 @@ class Study:
             else:
                 self._study.tell(trial, state=TrialState.FAIL)
 
-    def _untried(self) -> Point | None:
+    def _untried(self, busy: Callable[[Draft], bool]) -> Point | None:
         """In a grid's order, or at random for the other samplers."""
         if self._rest is None:
             self._rest = list(self.space.points()) if self.sampler == "grid" else self.space.shuffled(self.space.seed)
-        while self._rest:
-            point = self._rest.pop(0)
-            if key_of(self.space.draft(point)) not in self.taken:
-                return point
-        return None
+        self._rest = [point for point in self._rest if key_of(self.space.draft(point)) not in self.taken]
+        return next((point for point in self._rest if not busy(self.space.draft(point))), self._rest[0] if self._rest else None)
 
     def _drawing(self, seed: int) -> Any:
         from optuna import samplers
