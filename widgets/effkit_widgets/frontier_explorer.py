@@ -22,13 +22,14 @@ import traitlets as t
 from effkit.lab.run import Run
 from effkit.lab.store import Store
 from effkit.spec.code import code_of, said, tilde
-from effkit.spec.errors import BadInput
+from effkit.spec.errors import BadInput, choice
 from effkit.spec.exploration import Exploration, Trial
+from effkit.spec.frontier import FIGURES
 from effkit.spec.recipe import Recipe, from_json, validated
 from effkit.spec.record import Checkpoint, Record
 
 from ._base import place_of, refuse_unknown, script, short_name, style
-from ._frontier import FRONTIER, FrontierCard, fields, point
+from ._frontier import FIELDS, FRONTIER, FrontierCard, fields, point
 from ._live import LiveCard
 
 WATCH = 1.0  # seconds between two looks at a store
@@ -81,6 +82,10 @@ class FrontierExplorer(FrontierCard, LiveCard):
         **unknown: Any,
     ) -> None:
         refuse_unknown("FrontierExplorer", unknown, OPTIONS)
+        said_fields = {name for names in FIELDS.values() for name in names}
+        for option, value, more in (("colour", colour, ()), ("shape", shape, ("",)), ("size", size, ("", *FIGURES))):
+            if value not in (allowed := ("kind", "device", *sorted(said_fields), *more)):
+                raise choice(option, value, allowed)
         self._made_with = (x, y)
         self._samples = {key: [list(pair) for pair in pairs] for key, pairs in (samples or {}).items()}
         self._told: dict[str, dict[str, Any]] = {}

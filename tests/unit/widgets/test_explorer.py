@@ -131,12 +131,14 @@ def test_a_store_is_followed(tmp_path):
         (lambda: FrontierExplorer([], color="bits"), "the option of FrontierExplorer is 'color'. Did you mean 'colour'"),
         (
             lambda: FrontierExplorer(3),  # type: ignore[arg-type]
-            "the records are a int. Allowed: records, a Store, or a Run of a search.",
+            "the records are a int. Allowed: records, an Exploration, a Store, or a Run of ek.explore.",
         ),
         (
             lambda: FrontierExplorer(["a"]),  # type: ignore[list-item]
             "a str is among the records",
         ),
+        (lambda: FrontierExplorer([], colour="bitz"), "colour is 'bitz'. Allowed: 'kind'"),
+        (lambda: FrontierExplorer([], size="bitz"), "size is 'bitz'. Allowed: 'kind'"),
         (lambda: FrontierExplorer([], y="size"), "y is 'size'. Allowed: 'retained', "),
     ],
 )
