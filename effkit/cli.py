@@ -1,4 +1,4 @@
-"""effkit cache | doctor | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
+"""effkit cache | doctor | explore | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effkit.hardware.processes import helps
+from effkit.lab.explore_command import add_explore
 from effkit.lab.foreground import Stopped as _Stopped
 from effkit.lab.foreground import driven as _driven
 from effkit.lab.foreground import led as _led
@@ -65,12 +66,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="cache | doctor | export | lab | replay | run")
+    commands = parser.add_subparsers(required=True, metavar="cache | doctor | explore | export | lab | replay | run")
     cache = commands.add_parser("cache", help="outputs of bases and teachers that are kept for the next time: how many bytes, and where")
     cache.add_argument("--clear", action="store_true", help="remove them all; they are computed again when they are needed")
     cache.set_defaults(command=_cache)
     doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
     doctor.set_defaults(command=_doctor)
+    add_explore(commands)
     export = commands.add_parser("export", help="write a model so that llama.cpp, transformers or vLLM read it")
     export.add_argument("model", help="built-in name, folder (such as the model/ of effkit run), .gguf file or hub id")
     export.add_argument("out", help="a new folder, or a name that ends in .gguf")

@@ -146,6 +146,8 @@ class Profile(Noun):
     energy: over the measured repeats; isolated: measured in a process of its own
     architecture: the model's shape, so that `ek.project` takes the profile elsewhere; None where it is not known
     speed_ratio: decode throughput over the base's, both run in turns (a classifier: answers a second); unavailable without a base
+    timed_on: id of the record whose model was timed, where `ek.explore` took over what it found for another model of the same
+              shapes and storage, which runs the same code on as many bytes; None: this record's own model was timed
     """
 
     device: str
@@ -175,6 +177,7 @@ class Profile(Noun):
     energy: Energy | None = None
     isolated: bool = False
     architecture: dict[str, Any] | None = None
+    timed_on: str | None = None
 
     def goodput(self, first_token_ms: float | None = None, output_token_ms: float | None = None) -> Goodput:
         """Share and rate of the requests that met a bound on the time to first token, per output token, or both."""
@@ -256,6 +259,12 @@ class Record(Noun):
     def from_json(cls, text: str) -> Record:
         """Read a stored record, of an older version too. BadInput names what is wrong."""
         return from_json(cls, text, "record")
+
+    def code(self) -> str:
+        """The lines of Python that make the measured model: import, load, and one for each step of the recipe."""
+        from .code import code_of
+
+        return code_of(self.recipe, self.checkpoint.source, self.checkpoint.revision)
 
     def figure(self, name: str) -> Estimate:
         """A measured quantity by name, one of FIGURES: what charts put on an axis and budgets are set on."""

@@ -6,9 +6,12 @@ concatenated here, so there is no build step and nothing is ever asked from an a
 Hooks that stay as they are, for tests and for pages that show recorded cards:
 - the root of every widget is `section.ek-card` with `data-widget` (the class name), `data-state` (idle, running, paused,
   cancelled, done, failed, interrupted, recorded) and `data-theme` (light, dark)
-- buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear
+- buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear, best, compare,
+  copy-code
 - a chart is `.ek-chart` with `data-points`; in it `[data-series]` groups have their own `data-points`; the frontier's
-  points are `.ek-point[data-id][data-kind][data-fits][aria-selected]`, its budget lines `[role=slider][data-budget=quality|cost]`
+  points are `.ek-point[data-id][data-kind][data-fits][aria-selected]` (of more than 150 only the one with the focus: the others
+  are on a canvas; `.ek-frontier[data-points][data-fits][data-selected]` counts them), its budget lines
+  `[role=slider][data-budget=quality|cost]`
 - the layer map's cells are `td[data-module][data-pinned][aria-selected]`, its figures `[data-fact]`; a lens's tokens `[data-token]`
 - fields carry the `name` of what they set: method, bits, group_size, embedding_bits, layers, steps, temperature, ...
 - a host without a kernel marks an ancestor `.jupyter-widgets-disconnected` (ipywidgets does) or `[data-ek-recorded]`
@@ -17,6 +20,7 @@ Hooks that stay as they are, for tests and for pages that show recorded cards:
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -67,6 +71,14 @@ def refuse_unknown(card: str, unknown: Mapping[str, Any], allowed: Iterable[str]
 def short_name(source: str) -> str:
     """A model's name for titles and reprs: a local folder by its own name, so that no machine's path is shown."""
     return Path(source).name if Path(source).is_absolute() or source.startswith(("./", "../", "~")) else source
+
+
+def place_of(module: str) -> dict[str, Any]:
+    """Where a module stands on a map: its row is its layer (None outside the layers), its column what it is within a layer."""
+    inside = re.search(r"(?:^|\.)(\d+)\.(.+)$", module)
+    if inside is None:
+        return {"layer": None, "path": "", "column": ""}
+    return {"layer": int(inside[1]), "path": inside[2], "column": re.sub(r"_proj$", "", inside[2].rpartition(".")[2])}
 
 
 class Card(anywidget.AnyWidget):

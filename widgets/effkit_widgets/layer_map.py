@@ -10,7 +10,6 @@ card.verify(); small = await card        # quantize with these bits, and measure
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ from effkit.spec.errors import BadInput, EffkitError, choice
 from effkit.spec.recipe import Quantize
 from effkit.spec.record import Quality
 
-from ._base import explained, refuse_unknown, script, short_name, style
+from ._base import explained, place_of, refuse_unknown, script, short_name, style
 from ._live import LiveCard, options_of, today
 
 START_BITS = 4  # the budget stands first where every module would have so many bits
@@ -50,7 +49,7 @@ class LayerMap(LiveCard):
     """
 
     _esm = script("heat", "allocation", "live", "layer_grid", "layer_map")
-    _css = style("live", "layer_map")
+    _css = style("live", "layer_grid", "layer_map")
 
     map = t.Dict().tag(sync=True)
     choice = t.Dict().tag(sync=True)
@@ -235,11 +234,10 @@ class LayerMap(LiveCard):
     def _cell(self, module: str, kind: str, weights: int, choices: list[Any]) -> dict[str, Any]:
         """A module as the card draws it: its row is its layer, its column what it is within a layer."""
         cell: dict[str, Any] = {"name": module, "kind": kind, "weights": weights, "choices": choices}
-        inside = re.search(r"(?:^|\.)(\d+)\.(.+)$", module)
-        if inside is None:
-            tied = kind == "embeddings" and head_name(self._model) not in (None, *(m.module for m in self._acting))
-            return {**cell, "layer": None, "path": "", "column": "", "tied": tied}
-        return {**cell, "layer": int(inside[1]), "path": inside[2], "column": re.sub(r"_proj$", "", inside[2].rpartition(".")[2])}
+        place = place_of(module)
+        if place["layer"] is None:
+            place["tied"] = kind == "embeddings" and head_name(self._model) not in (None, *(m.module for m in self._acting))
+        return {**cell, **place}
 
     def _chosen(self) -> None:
         """The browser, or Python, set the bits: refuse what cannot be."""
