@@ -1,0 +1,110 @@
+"""What a shared page is made of, and the door through which the cards come in: whoever draws them answers `Cards`.
+
+effkit does not import the widgets. They enter as a plug-in does, through the table of name -> "module:attribute" below; a third
+party brings cards of its own through the entry-point group "effkit.pages".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from effkit.spec.errors import Unavailable
+from effkit.spec.plugins import imported, table
+
+if TYPE_CHECKING:
+    from effkit.spec.allocation import Sensitivity
+    from effkit.spec.record import Record
+
+PAGES = {"cards": "effkit_widgets.pages:CARDS"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in plain HTML: what a card shows, for readers without JavaScript and for paper. All cells are text."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a card's kernel would answer for every combination of some settings, computed beforehand.
+
+    axes: setting -> its values; figures: one answer a combination, the last axis varying fastest
+    """
+
+    axes: Mapping[str, Sequence[Any]]
+    figures: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One card of the page. widget: its class; state: its traits; said: its message in words; table: its twin."""
+
+    widget: str
+    title: str
+    state: Mapping[str, Any]
+    said: str = ""
+    table: Table | None = None
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class Material:
+    """What `ek.share` was given to show. model: whatever describes one (a Model, an Architecture, a config); cards: live widgets."""
+
+    records: tuple[Record, ...] = ()
+    model: Any = None
+    sensitivity: Sensitivity | None = None
+    cards: tuple[Any, ...] = ()
+
+
+@dataclass
+class Story:
+    """What the page tells: cards in their order, and why some are not there."""
+
+    cards: list[Shown] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+class Cards(Protocol):
+    """What draws cards: the twin of a widget package. Scripts and styles are its own, never those of a notebook."""
+
+    def story(self, material: Material) -> Story:
+        """The cards that this material is enough for."""
+        ...
+
+    def restored(self, kind: str, state: Mapping[str, Any]) -> Shown | None:
+        """The card of a saved notebook: `kind` is what it calls its class. None where it is of another package."""
+        ...
+
+    def program(self, widgets: Iterable[str]) -> str:
+        """One script that leaves {class: {render}} of these widgets in the constant EFFKIT_CARDS."""
+        ...
+
+    def style(self, widgets: Iterable[str]) -> str:
+        """The styles of these widgets, each part once."""
+        ...
+
+    def colours(self, theme: str) -> dict[str, str]:
+        """The palette of "light" or "dark" by name, for the page around the cards."""
+        ...
+
+
+def cards_of(name: str = "cards") -> Cards:
+    """Whoever draws the cards. Raises Unavailable where the widgets are not installed."""
+    place = table("effkit.pages", PAGES)[name]
+    try:
+        return imported(place)
+    except ModuleNotFoundError as error:
+        package = place.partition(".")[0]
+        if (error.name or "").partition(".")[0] not in (package, "anywidget", "ipywidgets", "traitlets"):
+            raise
+        raise Unavailable(
+            "the cards of the page",
+            f"{error.name} is not installed",
+            "pip install effkit brings them; in a checkout, put its folder widgets/ on the path",
+        ) from None
