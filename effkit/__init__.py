@@ -72,6 +72,7 @@ _HOME = {
     "read_records": "lab.exchange",
     "replay": "lab.replay",
     "sensitivity": "compress.quantization.sensitivity",
+    "share": "lab.share",
     "start": "lab.run",
     "student": "compress.distillation.students",
     "sweep": "measure.sweeping",
@@ -132,6 +133,7 @@ __all__ = [
     "read_records",
     "replay",
     "sensitivity",
+    "share",
     "start",
     "student",
     "sweep",
@@ -155,6 +157,7 @@ if TYPE_CHECKING:
     from .lab.measuring import measure
     from .lab.replay import replay
     from .lab.run import Run, attach, start
+    from .lab.share import share
     from .lab.store import Store
     from .measure.bottleneck import bottleneck
     from .measure.breakdown import breakdown

@@ -23,7 +23,7 @@ SURFACE = [
     "Plan", "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Replay", "Run", "Store", "Student", "accelerator",
     "accelerators", "architecture", "attach", "best_format", "bottleneck", "break_even_price", "breakdown", "calibrate", "claim",
     "compare_tokens", "device", "devices", "distill", "evaluate", "export", "fleet", "load", "measure", "plan", "plausible", "price",
-    "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay", "sensitivity", "start", "student", "sweep",
+    "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay", "sensitivity", "share", "start", "student", "sweep",
     "write_records",
 ]  # fmt: skip
 
