@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from effkit.spec.files import write_text
 from effkit.spec.record import Record
 
 from .exchange import read_records
-from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of
+from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of, without_heading
 from .pages.parts import Material, Shown, Story, cards_of
 from .pages.writing import Words, page, place
 
@@ -79,7 +79,7 @@ def share(
         raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
     drawn = cards_of()
     held = _records(records) if notebook is not None else _records(what)
-    material = Material(held, model, _sensitivity(sensitivity), tuple(cards))
+    material = Material(held, path.name, model, _sensitivity(sensitivity), tuple(cards))
     inside: list[Shown] = []
     body = ""
     if notebook is None:
@@ -87,8 +87,10 @@ def share(
         if not held and not story.cards:
             raise BadInput("there is nothing to show", ALLOWED)
     else:
-        story = drawn.story(Material((), model, material.sensitivity, material.cards))
+        story = drawn.story(replace(material, records=()))
         body, inside = body_of(read_notebook(notebook), drawn, place, len(story.cards))
+        if title is None:
+            body = without_heading(body)  # it is the page's title
     words = Words(
         title=title or _title(held, notebook), introduction=introduction, licence=licence, citations=(citations,) if isinstance(citations, str) else tuple(citations)
     )

@@ -6,6 +6,7 @@ the card of the notebook: the same class makes its traits, and its script is the
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from .twins import caption_of, sentence_of, twin_of
 LOCAL = ("folder",)  # of a run's state: where it lies on the author's machine is nobody's business
 NAMES = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
 QUALITY = 0.9  # the student of the cost card is the smallest model that keeps so much, if one does
+ROWS = 16  # more methods than these side by side nobody compares: then only those that no other beats in bytes and in KL
 OTHERS = 6  # more models than these on a cost card hide one another
 
 
@@ -52,7 +54,7 @@ class _Cards:
         if records:
             yield "FrontierBoard", lambda: shown(effkit_widgets.FrontierBoard(records))
             if any(record.recipe.steps for record in records):
-                yield "MethodTable", lambda: shown(effkit_widgets.MethodTable(records))
+                yield "MethodTable", lambda: _methods(records)
                 yield "CostCard", lambda: _cost_card(records)
                 yield "ByteLedger", lambda: _ledger(records)
         if material.sensitivity is not None:
@@ -63,7 +65,7 @@ class _Cards:
             yield "Roofline", lambda: shown(effkit_widgets.Roofline(shape_of(model), name=name))
             yield "StackCompare", lambda: shown(effkit_widgets.StackCompare(shape_of(model), name=name))
         if records:
-            yield "Receipt", lambda: shown(effkit_widgets.Receipt(records))
+            yield "Receipt", lambda: shown(effkit_widgets.Receipt(records, file=material.file))
 
     def restored(self, kind: str, state: Mapping[str, Any]) -> Shown | None:
         package, _, name = kind.partition(".")
@@ -99,19 +101,20 @@ CARDS = _Cards()
 
 def shown(card: Card) -> Shown:
     """A card as a page holds it: its traits as they are now, and what its kernel would answer to its sliders."""
-    state = {key: value for key, value in card.get_state().items() if key in _own_traits(type(card))}
     grid = card.recorded_answers() if isinstance(card, ProjectedCard) else None
-    return _shown(type(card).__name__, state, grid)
+    return _shown(type(card).__name__, card.get_state(), grid)
 
 
-def _own_traits(kind: type[Card]) -> set[str]:
-    """The traits that the card's script reads: those that its classes name, without anywidget's and ipywidgets' own."""
-    return {name for base in kind.__mro__ if issubclass(base, Card) for name, trait in vars(base).items() if getattr(trait, "metadata", {}).get("sync")}
+def _traits(kind: type[Card]) -> dict[str, Any]:
+    """The traits that the card's script reads, those that its classes name themselves, with what stands in them at first."""
+    named = {name for base in kind.__mro__ if issubclass(base, Card) for name in vars(base)}
+    traits = kind.class_traits(sync=True)
+    return {name: traits[name].default() for name in named & traits.keys() if not name.startswith("_")}
 
 
 def _shown(name: str, state: Mapping[str, Any], grid: Grid | None) -> Shown:
-    own = _own_traits(getattr(effkit_widgets, name))
-    kept = {key: value for key, value in state.items() if key in own and not key.startswith("_")}
+    first = _traits(getattr(effkit_widgets, name))  # a notebook that an older version saved lacks some
+    kept = {key: state.get(key, value) for key, value in first.items()}
     if isinstance(kept.get("state"), Mapping):
         kept["state"] = {key: value for key, value in kept["state"].items() if key not in LOCAL}
     return Shown(name, caption_of(name), kept, sentence_of(name, kept), twin_of(name, kept), grid)
@@ -131,6 +134,17 @@ def _base_and_best(records: list[Record]) -> tuple[Record, Record] | None:
     kept = [record for record in made if (figure_of(record, "retained").value or 0) >= QUALITY]
     best = min(kept, key=lambda r: r.cost.bytes) if kept else max(made, key=lambda r: figure_of(r, "retained").value or 0)
     return base, best
+
+
+def _methods(records: list[Record]) -> Shown:
+    """All compressed models where they are few; else those of the front, with the base that their bytes are compared with."""
+    made = [record for record in records if record.recipe.steps]
+    if len(made) <= ROWS:
+        return shown(effkit_widgets.MethodTable(records))
+    bases = [record for record in records if not record.recipe.steps]
+    front = [record for record in Frontier(records, "bytes", "kl").front() if record.recipe.steps][-ROWS:]
+    told = shown(effkit_widgets.MethodTable([*bases, *(front or made[:ROWS])]))
+    return dataclasses.replace(told, title=f"{told.title}: those of the front")
 
 
 def _cost_card(records: list[Record]) -> Shown | None:

@@ -1,8 +1,9 @@
 """A notebook as the body of a page: its prose, code and outputs by nbconvert, its cards from the states that it was saved with.
 
 What a notebook holds may come from anyone, so none of its scripts is kept, also not those that it saved for its widgets: a card is
-drawn by the installed package's own script, and only its data is the notebook's. Markup is cleaned by nbconvert (bleach), then
-stripped of every address that a browser would ask and of names that the page itself uses.
+drawn by the installed package's own script, and only its data is the notebook's. Markup passes bleach with the list of tags below
+(nbconvert's own list knows neither paragraphs nor headings), without any address that a browser would ask by itself and without the
+names that the page uses.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from .safe import visible
 
 STATE, VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
 LIMIT = 200_000_000  # bytes of a notebook
-ASKING = ("src", "srcset", "poster", "background", "data", "action", "formaction", "xlink:href", "ping", "longdesc", "cite")
-LINKS = re.compile(r"^(https?://|mailto:|#)", re.IGNORECASE)
-GONE = ("script", "style", "link", "meta", "base", "iframe", "object", "embed", "form", "frame", "frameset", "template", "noscript")
+GONE = ("script", "style", "link", "meta", "base", "iframe", "object", "embed", "frame", "template", "noscript", "svg", "math", "textarea")
+TAGS = frozenset(
+    "a abbr b blockquote br caption cite code col colgroup dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd "
+    "li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead time tr u ul var wbr".split()
+)
+PLAIN = frozenset(("class", "id", "title", "alt", "width", "height", "colspan", "rowspan", "scope", "align", "lang", "dir", "start", "style", "open"))
+STYLES = ("color", "background-color", "font-weight", "font-style", "text-align", "text-decoration", "width", "height", "border", "padding", "margin")
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
@@ -87,6 +92,11 @@ def title_of(notebook: Mapping[str, Any], instead: str) -> str:
     return instead
 
 
+def without_heading(body: str) -> str:
+    """The body without its first heading, which `title_of` found."""
+    return re.sub(r"<h[123]\b[^>]*>.*?</h[123]>", "", body, count=1, flags=re.DOTALL)
+
+
 def has_code(notebook: Mapping[str, Any]) -> bool:
     return any(cell.get("cell_type") == "code" and _text(cell.get("source")).strip() for cell in notebook["cells"])
 
@@ -128,64 +138,57 @@ def body_of(notebook: Mapping[str, Any], drawn: Cards, mount: Any, first: int = 
 
 
 def _exported(notebook: dict[str, Any]) -> str:
-    """nbconvert's HTML of the cells, cleaned by bleach."""
+    """nbconvert's HTML of the cells, not yet clean."""
     try:
         import nbformat
         from nbconvert import HTMLExporter
     except ImportError as error:
         raise Unavailable("a page of a notebook", f"{error.name} is not installed", "pip install nbconvert") from None
-    exporter = HTMLExporter(
-        template_name="basic", sanitize_html=True, exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True
-    )
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
     exporter.embed_images = False  # it would read files that the notebook names
     try:
-        node = nbformat.from_dict(notebook)
-        return exporter.from_notebook_node(node)[0]
+        return exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))[0]  # joins what was saved line by line
     except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"the notebook cannot be read ({type(error).__name__}: {error})", "Allowed: a saved Jupyter notebook", "Save it again in JupyterLab"
-        ) from error
+        what = f"the notebook cannot be read ({type(error).__name__}: {error})"
+        raise BadInput(what, "Allowed: a saved Jupyter notebook", "Save it again in JupyterLab") from error
 
 
 def _harmless(html: str) -> str:
-    """Cells without anything that runs or asks an address, and without names that the page uses itself."""
+    """Cells with the tags and attributes of prose alone, and with pictures that the notebook itself holds."""
+    import bleach
+    from bleach.css_sanitizer import CSSSanitizer
     from bs4 import BeautifulSoup
-    from bs4.element import Comment, NavigableString
 
     soup = BeautifulSoup(html, "html.parser")
-    for node in soup.find_all(string=True):
-        if isinstance(node, Comment) or type(node) is not NavigableString:
-            node.extract()
-        elif (text := visible(str(node))) != str(node):
-            node.replace_with(text)
     for tag in soup.find_all(GONE):
-        tag.decompose()
+        tag.decompose()  # with what stands in it, which bleach would leave as text
     for tag in soup.find_all(True):
-        lost = [tag.attrs.pop(name) for name in ASKING if name in tag.attrs and not _inside(tag.attrs[name])]
-        for name in [name for name in tag.attrs if name.startswith(("on", "data-"))]:
-            del tag.attrs[name]
-        if "url(" in str(tag.attrs.get("style", "")).replace("\\", "").lower() or "\\" in str(tag.attrs.get("style", "")):
-            del tag.attrs["style"]
         if "id" in tag.attrs:
             tag.attrs["id"] = f"nb-{tag.attrs['id']}"
+        if str(tag.attrs.get("href", "")).startswith("#"):
+            tag.attrs["href"] = f"#nb-{tag.attrs['href'][1:]}"
         if "class" in tag.attrs:
             tag.attrs["class"] = [name for name in tag.get_attribute_list("class") if name and not name.startswith("ek-")]
-        if "href" in tag.attrs:
-            href = str(tag.attrs["href"]).strip()
-            if tag.name != "a" or not LINKS.match(href):
-                del tag.attrs["href"]
-            else:
-                tag.attrs["href"] = f"#nb-{href[1:]}" if href.startswith("#") else href
-                tag.attrs["rel"] = "noreferrer"
-        if tag.name == "img" and lost:
-            tag.replace_with(f"[picture not included: {visible(str(tag.attrs.get('alt') or lost[0]))}]")
-        elif tag.name == "pre":
-            tag.attrs["tabindex"] = "0"  # a long line scrolls, also from the keyboard
-    return str(soup)
+        if tag.name == "img" and not _inside(tag.attrs.get("src")):
+            tag.replace_with(f"[picture not included: {tag.attrs.get('alt') or tag.attrs.get('src') or 'without a name'}]")
+    clean = bleach.clean(
+        str(soup), tags=TAGS, attributes=_kept, protocols=("http", "https", "mailto", "data"), strip=True,
+        css_sanitizer=CSSSanitizer(allowed_css_properties=STYLES),
+    )  # fmt: skip
+    # bleach writes attributes in double quotes, so that text outside tags is what is left to look at for what misleads the reader
+    return re.sub(r"<pre(?=[ >])", '<pre tabindex="0"', visible(clean))  # a long line scrolls, also from the keyboard
+
+
+def _kept(tag: str, name: str, value: str) -> bool:
+    if name == "src":
+        return tag == "img" and _inside(value)
+    if name == "href":
+        return tag == "a" and not value.strip().lower().startswith("data:")
+    return name in PLAIN
 
 
 def _inside(address: Any) -> bool:
-    return str(address).strip().lower().startswith("data:image/")
+    return bool(re.match(r"data:image/(png|jpeg|gif|webp|svg\+xml)[;,]", str(address or "").strip(), re.IGNORECASE))
 
 
 def _states(notebook: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -54,9 +54,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Material:
-    """What `ek.share` was given to show. model: whatever describes one (a Model, an Architecture, a config); cards: live widgets."""
+    """What `ek.share` was given to show. model: whatever describes one (a Model, an Architecture, a config); cards: live widgets.
+
+    file: what the page is called, for the commands on it
+    """
 
     records: tuple[Record, ...] = ()
+    file: str = "page.html"
     model: Any = None
     sensitivity: Sensitivity | None = None
     cards: tuple[Any, ...] = ()
@@ -105,6 +109,6 @@ def cards_of(name: str = "cards") -> Cards:
             raise
         raise Unavailable(
             "the cards of the page",
-            f"{error.name} is not installed",
+            f"{(error.name or package).partition('.')[0]} is not installed",
             "pip install effkit brings them; in a checkout, put its folder widgets/ on the path",
         ) from None

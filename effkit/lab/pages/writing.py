@@ -11,7 +11,7 @@ import datetime
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +46,15 @@ class Words:
     citations: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A card with the anchor of its section and its number in the page's data."""
+
+    id: str
+    number: int
+    card: Shown
+
+
 def page(
     words: Words, story: Story, records: Sequence[Record], drawn: Cards, file: str, body: str = "", inside: Iterable[Shown] = (), code: bool = False
 ) -> str:
@@ -59,8 +68,10 @@ def page(
     style = f"{_palette(drawn)}\n{_asset('page.css')}\n{drawn.style(widgets)}\n{PAPER}"
     assert not re.search(r"</(script|style)|<!--", program + style, re.IGNORECASE), "a script or style would end too early"
     receipts = [receipt_of(record, file) for record in records]
-    ids = [f"figure-{i}" for i in range(len(story.cards))]
-    sections = [*zip(ids, (card.title for card in story.cards), strict=True)]
+    figures = [Placed(f"figure-{i}", i, card) for i, card in enumerate(story.cards)]
+    receipt = next((one for one in figures if one.card.widget == "Receipt" and receipts), None)
+    figures = [one for one in figures if one is not receipt]
+    sections = [(one.id, one.card.title) for one in figures]
     sections += [("receipts", "Receipt")] if receipts else []
     data = [{"widget": card.widget, "state": cleaned(card.state), "grid": _grid(card)} for card in told]
     return _templates().get_template("page.html.j2").render(
@@ -69,10 +80,11 @@ def page(
         title=words.title,
         introduction=words.introduction,
         kicker=_kicker(records, bool(body)),
-        recorded=recorded_words(records),
+        recorded=recorded_words(records, told),
         verdict=_verdict(records),
         sections=[*sections, ("about", "Citation and licence")],
-        cards=[*zip(ids, story.cards, strict=True)],
+        figures=figures,
+        receipt=receipt,
         body=Markup(body),
         code=code,
         receipts=receipts,
@@ -107,18 +119,34 @@ def read_page(path: Path) -> tuple[Record, ...]:
     return tuple(validated(Record, each, path.name) for each in several)
 
 
-def recorded_words(records: Sequence[Record]) -> str:
+def recorded_words(records: Sequence[Record], cards: Sequence[Shown] = ()) -> str:
     """Where and when: "Recorded on cpu (...), 2026-11-25." Simulated devices are named as such."""
-    if not records:
-        return "Recorded; every figure says where."
-    devices = []
+    found = []
     for record in records:
         where = record.profile or record.fingerprint
         name = where.device if where is not None and where.device else "an unknown device"
-        devices.append(f"{name}, simulated" if record.profile is not None and record.profile.simulated else name)
-    days = sorted({record.created[:10] for record in records})
-    day = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return f"Recorded on {'; '.join(dict.fromkeys(devices))}, {day}."
+        simulated = record.profile is not None and record.profile.simulated
+        found.append((f"{name}, simulated" if simulated else name, record.created[:10]))
+    if not records:
+        found = [pair for card in cards for pair in _places(card.state)]
+    if not found:
+        return "Recorded; every figure says where."
+    days = sorted({day for _, day in found if day})
+    day = "" if not days else f", {days[0]}" if len(days) == 1 else f", {days[0]} to {days[-1]}"
+    return f"Recorded on {'; '.join(dict.fromkeys(name for name, _ in found))}{day}."
+
+
+def _places(state: Any) -> Iterator[tuple[str, str]]:
+    """Device and day wherever a card's traits name both."""
+    if isinstance(state, Mapping):
+        device, date = state.get("device"), state.get("date")
+        if isinstance(device, str) and isinstance(date, str) and device and date:
+            yield device, date[:10]
+        for value in state.values():
+            yield from _places(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _places(value)
 
 
 def _kicker(records: Sequence[Record], notebook: bool) -> str:

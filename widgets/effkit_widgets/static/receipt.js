@@ -1,6 +1,7 @@
 // Receipt: what a record was made with, to be copied; run again and compare, with a verdict on every figure.
 Object.assign(STRINGS, {
   receiptTitle: { en: "What is needed to run {name} again" }, receiptHint: { en: "Recorded on {device}, {date}. Copy the receipt into a report; running it again says of each figure whether it came out the same." },
+  recorded: { en: "recorded{where}: with effkit installed, the command above runs it again and compares" },
   whichRecord: { en: "Record" }, copyReceipt: { en: "Copy receipt" }, inShell: { en: "In a shell" }, inPython: { en: "In Python" }, copyCommand: { en: "Copy" },
   neededBesides: { en: "Needed besides: {what}" }, runAgain: { en: "Run again and compare" }, idle: { en: "Not run again here yet." }, task_replay: { en: "running it again" }, failed: { en: "Failed; the record is as it was." }, cancelled: { en: "Cancelled; the record is as it was." },
   verdictOk: { en: "It came out again: {counts}." }, verdictNot: { en: "It did not come out the same: {counts}." }, because: { en: "{label} is different: {why}." }, noCause: { en: "{label} is different." },
