@@ -29,7 +29,7 @@ LOCAL = ("folder",)  # of a run's state: where it lies on the author's machine i
 NAMES = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
 QUALITY = 0.9  # the student of the cost card is the smallest model that keeps so much, if one does
 ROWS = 16  # more methods than these side by side nobody compares: then only those that no other beats in bytes and in KL
-OTHERS = 6  # more models than these on a cost card hide one another
+OTHERS = 4  # more models than these on a cost card hide one another
 
 
 class _Cards:

@@ -78,13 +78,22 @@ def _frontier(state: State) -> Table | None:
     if not points:
         return None
     names = [name for name in figures if any(point["figures"][name][0] is not None for point in points)]
-    rows = [
-        [point["name"], point["recipe"], *(estimate(point["figures"][name], figures[name]["unit"]) for name in names), point["device"],
-         point["date"][:10]]
-        for point in points
-    ]  # fmt: skip
-    heads = ["model", "recipe", *(figures[name]["label"] for name in names), "device", "measured on"]
-    return _table("Measured models; an interval holds the true value with 95% confidence", heads, rows)
+    columns: list[tuple[str, list[str]]] = [("model", [point["name"] for point in points])]
+    if any(point["recipe"] != point["name"] for point in points if point["kind"] != "base"):
+        columns.append(("recipe", [point["recipe"] for point in points]))
+    for name in names:
+        unit = figures[name]["unit"]
+        columns.append((_headed(figures[name]["label"], unit), [estimate(point["figures"][name], unit if unit == "bytes" else "") for point in points]))
+    where = [("device", [point["device"] for point in points]), ("measured on", [point["date"][:10] for point in points])]
+    columns += [column for column in where if len(set(column[1])) > 1]
+    told = ", ".join(cells[0] for _, cells in where if len(set(cells)) == 1)
+    caption = "Measured models; an interval holds the true value with 95% confidence" + (f"; all on {told}" if told else "")
+    return _table(caption, [head for head, _ in columns], zip(*[cells for _, cells in columns], strict=True))
+
+
+def _headed(label: str, unit: str) -> str:
+    """A column's head: what is measured and in which unit; bytes are written with theirs."""
+    return label.partition(" (")[0] + (f", {unit}" if unit and unit != "bytes" else "")
 
 
 def _methods(state: State) -> Table:
@@ -95,6 +104,8 @@ def _methods(state: State) -> Table:
         for row in state["rows"]
     ]  # fmt: skip
     heads = ["model", "recipe", "bytes", "bits a weight", "KL, nats", "perplexity / base", "agreement", "made in", "against the next row"]
+    if all(row["recipe"] == row["name"] for row in state["rows"]):
+        heads, rows = [heads[0], *heads[2:]], [[row[0], *row[2:]] for row in rows]
     return _table("Methods by their KL to the base, least first", heads, rows)
 
 
@@ -117,10 +128,10 @@ def _layers(state: State) -> Table | None:
 
 def _cost(state: State) -> Table:
     config = state["config"]
-    heads = ["model", config["sides"][0]["score_name"], "bytes", "peak memory", "latency", "queries a second", "energy a query", "device"]
+    heads = ["model", config["sides"][0]["score_name"], "bytes", "peak memory", "latency, ms", "queries a second", "energy a query, J", "device"]
     rows = [
-        [side["name"], estimate(side["quality"]), bytes_text(side["bytes"]), bytes_text(side["memory"]), estimate(side["latency"], "ms"),
-         estimate(side["throughput"]), estimate(side["energy"], "J"), side["device"]]
+        [side["name"], estimate(side["quality"]), bytes_text(side["bytes"]), bytes_text(side["memory"]), estimate(side["latency"]),
+         estimate(side["throughput"]), estimate(side["energy"]), side["device"]]
         for side in config["sides"]
     ]  # fmt: skip
     return _table(f"Teacher first, then the student; a query is {config['query'] or 'not described'}", heads, rows)
