@@ -21,7 +21,9 @@ from .crate import read_crate, write_crate
 from .pages.writing import read_page
 
 LIMIT = 100_000_000  # bytes of a JSON file
-ALLOWED = "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), a page of ek.share, or a safetensors file with a record in it"
+ALLOWED = (
+    "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), a page of ek.share, or a safetensors file with a record in it"
+)
 
 
 def read_records(path: str | Path) -> tuple[Record, ...]:

@@ -25,7 +25,7 @@ from effkit.spec.record import Record
 
 from .exchange import read_records
 from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of, without_heading
-from .pages.parts import Material, Shown, Story, cards_of
+from .pages.parts import Material, Shown, cards_of
 from .pages.writing import Words, page, place
 
 ALLOWED = "Allowed: records, as ek.measure returns them and ek.Store holds them; files that hold some; or one notebook (.ipynb)"
@@ -92,7 +92,10 @@ def share(
         if title is None:
             body = without_heading(body)  # it is the page's title
     words = Words(
-        title=title or _title(held, notebook), introduction=introduction, licence=licence, citations=(citations,) if isinstance(citations, str) else tuple(citations)
+        title=title or _title(held, notebook),
+        introduction=introduction,
+        licence=licence,
+        citations=(citations,) if isinstance(citations, str) else tuple(citations),
     )
     code = notebook is not None and has_code(read_notebook(notebook))
     text = page(words, story, held, drawn, path.name, body, inside, code)
@@ -145,7 +148,9 @@ def _sensitivity(given: Any) -> Sensitivity | None:
         return Sensitivity.model_validate_json(Path(os.path.expanduser(given)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{str(given)!r} is not a sensitivity ({str(error).splitlines()[0]})", "Allowed: a JSON file of one", "ek.sensitivity(model).model_dump_json() gives its text"
+            f"{str(given)!r} is not a sensitivity ({str(error).splitlines()[0]})",
+            "Allowed: a JSON file of one",
+            "ek.sensitivity(model).model_dump_json() gives its text",
         ) from None
 
 

@@ -7,6 +7,7 @@ reproducibility checklist asks for (Pineau et al. 2021, JMLR 22:164).
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from .intervals import Noun
@@ -99,7 +100,7 @@ def _checkpoint(record: Record) -> Rows:
     c = record.checkpoint
     return _rows(
         ("name", short_name(c.source)), ("revision", c.revision), ("licence", c.licence or "not stated"), ("architecture", c.architecture),
-        ("SHA-256 of the tensors", c.hash), *(("note", note) for note in c.notes),
+        ("tensors, SHA-256", c.hash), *(("note", note) for note in c.notes),
     )  # fmt: skip
 
 
@@ -107,9 +108,15 @@ def _recipe(record: Record) -> Rows:
     made = record.fingerprint
     return _rows(
         ("steps", record.recipe.label()), ("seed", record.recipe.seed), ("hash", record.recipe.hash()),
-        ("as JSON", record.recipe.model_dump_json() if record.recipe.steps else None),
-        ("SHA-256 of what came out", made.weights if made else UNNAMED),
+        ("as JSON", _short_json(record) if record.recipe.steps else None),
+        ("weights, SHA-256", made.weights if made else UNNAMED),
     )  # fmt: skip
+
+
+def _short_json(record: Record) -> str:
+    """The recipe as `effkit run` reads it, without what is as usual."""
+    steps = [{"step": step.step, **step.model_dump(mode="json", exclude_defaults=True)} for step in record.recipe.steps]
+    return json.dumps({"version": record.recipe.version, "steps": steps, "seed": record.recipe.seed})
 
 
 def _text(record: Record) -> Rows:
@@ -118,7 +125,8 @@ def _text(record: Record) -> Rows:
         return ()
     return _rows(
         ("source", short_name(q.text_source) or UNNAMED), ("SHA-256", q.text),
-        ("windows", f"{q.windows} of {q.window} tokens, {q.tokens} scored"), ("keys and values", f"{q.kv_bits} bits" if q.kv_bits else None),
+        ("windows", f"{q.windows} of {q.window} tokens, {q.tokens} scored"),
+        ("keys and values", f"{q.kv_bits} bits" if q.kv_bits else None),
     )  # fmt: skip
 
 
@@ -127,7 +135,9 @@ def _speed(record: Record) -> Rows:
     if p is None:
         return ()
     query = f"{p.prompt} tokens in, {p.new_tokens} out, batch {p.batch}, {p.repeats} repeats after {p.warmup}"
-    return _rows(("query", query), ("timing", p.timing), ("simulated", "yes: these times say nothing of the device" if p.simulated else None))
+    return _rows(
+        ("query", query), ("timing", p.timing), ("simulated", "yes: these times say nothing of the device" if p.simulated else None)
+    )
 
 
 def _machine(record: Record, device: str | None, dtype: str | None) -> Rows:

@@ -47,7 +47,9 @@ class Opened:
 
     def __init__(self, chrome, path: Path, width: int = 1280, dark: bool = False, script: bool = True) -> None:
         scheme = "dark" if dark else "light"
-        context = chrome.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, java_script_enabled=script)
+        context = chrome.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, java_script_enabled=script
+        )
         self.page = context.new_page()
         self.asked: list[str] = []
         self.said: list[str] = []
@@ -88,10 +90,18 @@ def sensitivity() -> Sensitivity:
 def records(mark: str = ""):
     from widgets.records import family, record
 
-    more = [record(f"{bits}-bit {i}", Recipe(steps=(Quantize(bits=bits),)), 60_000 * bits + i, 1 - 0.6 / bits, 20 + i, seed=i) for i, bits in enumerate((3, 5, 6))]
+    more = [
+        record(f"{bits}-bit {i}", Recipe(steps=(Quantize(bits=bits),)), 60_000 * bits + i, 1 - 0.6 / bits, 20 + i, seed=i)
+        for i, bits in enumerate((3, 5, 6))
+    ]
     made = [*family(), *more]
     ledger = {"embeddings": 300_000, "attention": 200_000, "mlp": 500_000}
-    made = [one.model_copy(update={"cost": one.cost.model_copy(update={"ledger": {k: int(v * one.cost.bytes / 1e6) for k, v in ledger.items()}})}) for one in made]
+    made = [
+        one.model_copy(
+            update={"cost": one.cost.model_copy(update={"ledger": {k: int(v * one.cost.bytes / 1e6) for k, v in ledger.items()}})}
+        )
+        for one in made
+    ]
     return [one.model_copy(update={"name": one.name + mark}) for one in made]
 
 
@@ -218,9 +228,12 @@ def test_nothing_foreign_runs(chrome, tmp_path):
 
 def test_even_markup_that_got_in_would_not_run(chrome, shared, tmp_path):
     """The second line of defence alone: markup written into the page after all."""
-    attacks = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'><style>body{display:none}</style><a id=a href='javascript:window.pwned=1'>x</a>"
+    attacks = (
+        "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'><style>body{display:none}</style>"
+        "<a id=a href='javascript:window.pwned=1'>x</a>"
+    )
     broken = tmp_path / "broken.html"
-    broken.write_text(shared.path.read_text().replace("<main id=\"content\">", f"<main id=\"content\">{attacks}"))
+    broken.write_text(shared.path.read_text().replace('<main id="content">', f'<main id="content">{attacks}'))
     opened = Opened(chrome, broken)
     opened.page.locator("#a").click()
     opened.page.evaluate("() => { const s = document.createElement('script'); s.textContent = 'window.pwned=1'; document.body.append(s); }")

@@ -23,8 +23,8 @@ SURFACE = [
     "Plan", "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Replay", "Run", "Store", "Student", "accelerator",
     "accelerators", "architecture", "attach", "best_format", "bottleneck", "break_even_price", "breakdown", "calibrate", "claim",
     "compare_tokens", "device", "devices", "distill", "evaluate", "export", "fleet", "load", "measure", "plan", "plausible", "price",
-    "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay", "sensitivity", "share", "start", "student", "sweep",
-    "write_records",
+    "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay", "sensitivity", "share", "start", "student",
+    "sweep", "write_records",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import traitlets as t
 
@@ -63,7 +63,7 @@ class ProjectedCard(Card):
 
     # for subclasses
 
-    _recorded: Mapping[str, Sequence[Any]] = {}  # field -> values that a shared page can be asked for, beside the card's own
+    _recorded: ClassVar[Mapping[str, Sequence[Any]]] = {}  # field -> values that a shared page can be asked for, beside the card's own
 
     def _at(self, settings: dict[str, Any]) -> Any:
         """What is found for settings whose numbers lie within LIMITS; BadInput for others that cannot be."""

@@ -29,7 +29,7 @@ LOCAL = ("folder",)  # of a run's state: where it lies on the author's machine i
 NAMES = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
 QUALITY = 0.9  # the student of the cost card is the smallest model that keeps so much, if one does
 ROWS = 16  # more methods than these side by side nobody compares: then only those that no other beats in bytes and in KL
-OTHERS = 4  # more models than these on a cost card hide one another
+OTHERS, NEAR = 4, 0.8  # beside those two on a cost card: so many models of the front, which keep so much
 
 
 class _Cards:
@@ -155,7 +155,8 @@ def _cost_card(records: list[Record]) -> Shown | None:
     names = {base.name, best.name}
     others = []
     for record in Frontier(records).front():
-        if record.name not in names and len(others) < OTHERS and record.quality is not None and record.profile is not None:
+        near = (figure_of(record, "retained").value or 0) >= NEAR and record.profile is not None
+        if near and record.name not in names and len(others) < OTHERS:
             names.add(record.name)
             others.append(record)
     return shown(effkit_widgets.CostCard(base, best, others))

@@ -102,7 +102,8 @@ class Receipt(LiveCard):
 
 def _told(found: Replay) -> dict[str, Any]:
     figures = [
-        {"figure": o.figure, "label": o.label, "unit": o.then.unit, "then": _three(o.then), "now": _three(o.now), "verdict": o.verdict, "why": o.why}
+        {"figure": o.figure, "label": o.label, "unit": o.then.unit, "then": _three(o.then), "now": _three(o.now), "verdict": o.verdict,
+         "why": o.why}
         for o in found.outcomes
     ]  # fmt: skip
     changes = [str(change) for change in found.changes]

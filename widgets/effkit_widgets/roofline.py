@@ -8,7 +8,7 @@ card.found.point("decode", "mlp").rate                                          
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from effkit.hardware.catalogue import accelerator
 from effkit.hardware.roofline import RooflineFound, calibrated_roofline, roofline
@@ -39,7 +39,7 @@ class Roofline(ProjectedCard):
 
     _esm = script("stack_fields", "roofline")
     _css = style("live", "roofline")
-    _recorded = {"batch": BATCHES, "prompt": PROMPTS, "format": tuple(WIDTHS), "on": COMMON}
+    _recorded: ClassVar = {"batch": BATCHES, "prompt": PROMPTS, "format": tuple(WIDTHS), "on": COMMON}
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ card.verdict                              # the sentence on top of it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from effkit.hardware.catalogue import accelerator
 from effkit.hardware.stacks import MOST_DEVICES, WIDTHS, StackComparison, StackSide, compare_stacks
@@ -34,7 +34,13 @@ class StackCompare(ProjectedCard):
 
     _esm = script("stack_fields", "stack_compare")
     _css = style("live", "cost_card", "stack_compare")
-    _recorded = {"batch": BATCHES[::2], "prompt": PROMPTS[1:4], "new_tokens": (64, 256, 1024), "format": tuple(WIDTHS), "right": COMMON}
+    _recorded: ClassVar = {
+        "batch": BATCHES[::2],
+        "prompt": PROMPTS[1:4],
+        "new_tokens": (64, 256, 1024),
+        "format": tuple(WIDTHS),
+        "right": COMMON,
+    }
 
     def __init__(
         self,

@@ -83,7 +83,9 @@ def _frontier(state: State) -> Table | None:
         columns.append(("recipe", [point["recipe"] for point in points]))
     for name in names:
         unit = figures[name]["unit"]
-        columns.append((_headed(figures[name]["label"], unit), [estimate(point["figures"][name], unit if unit == "bytes" else "") for point in points]))
+        columns.append(
+            (_headed(figures[name]["label"], unit), [estimate(point["figures"][name], unit if unit == "bytes" else "") for point in points])
+        )
     where = [("device", [point["device"] for point in points]), ("measured on", [point["date"][:10] for point in points])]
     columns += [column for column in where if len(set(column[1])) > 1]
     told = ", ".join(cells[0] for _, cells in where if len(set(cells)) == 1)
@@ -128,7 +130,16 @@ def _layers(state: State) -> Table | None:
 
 def _cost(state: State) -> Table:
     config = state["config"]
-    heads = ["model", config["sides"][0]["score_name"], "bytes", "peak memory", "latency, ms", "queries a second", "energy a query, J", "device"]
+    heads = [
+        "model",
+        config["sides"][0]["score_name"],
+        "bytes",
+        "peak memory",
+        "latency, ms",
+        "queries a second",
+        "energy a query, J",
+        "device",
+    ]
     rows = [
         [side["name"], estimate(side["quality"]), bytes_text(side["bytes"]), bytes_text(side["memory"]), estimate(side["latency"]),
          estimate(side["throughput"]), estimate(side["energy"]), side["device"]]
@@ -140,7 +151,8 @@ def _cost(state: State) -> Table:
 def _roofline(state: State) -> Table:
     found = state["figures"]
     rows = [
-        [p["phase"], p["part"], p["how"], number(p["intensity"]), number(p["rate"]), f"{three(100 * p['share'])}%", number(1e3 * p["seconds"], "ms")]
+        [p["phase"], p["part"], p["how"], number(p["intensity"]), number(p["rate"]), f"{three(100 * p['share'])}%",
+         number(1e3 * p["seconds"], "ms")]
         for p in found["points"]
     ]  # fmt: skip
     caption = f"{found['device']}, {found['format']}, batch {found['batch']}, prompt {found['prompt']} ({found['source']})"
@@ -151,7 +163,11 @@ def _stacks(state: State) -> Table:
     found = state["figures"]
     left, right = found["left"], found["right"]
     units = {"first": ("Time to first token", "ms"), "each": ("Time per output token", "ms"), "rate": ("Throughput", "tokens/s")}
-    units |= {"cost": ("Price per 1000 queries, $", ""), "input": ("Per million input tokens, $", ""), "output": ("Per million output tokens, $", "")}
+    units |= {
+        "cost": ("Price per 1000 queries, $", ""),
+        "input": ("Per million input tokens, $", ""),
+        "output": ("Per million output tokens, $", ""),
+    }
     rows = [[label, estimate(left[key], unit), estimate(right[key], unit)] for key, (label, unit) in units.items()]
     rows.append(["Memory needed on each", bytes_text(left["needed"]), bytes_text(right["needed"])])
     rows.append(["Devices of a replica", str(left["devices"]), str(right["devices"])])
@@ -169,7 +185,9 @@ def _times(state: State) -> Table:
     rows: list[list[str]] = []
 
     def walk(phase: str, part: State, whole: float) -> None:
-        rows.append([phase, part["name"] or "whole model", part["category"], number(part["total"], "ms"), f"{three(100 * part['total'] / whole)}%"])
+        rows.append(
+            [phase, part["name"] or "whole model", part["category"], number(part["total"], "ms"), f"{three(100 * part['total'] / whole)}%"]
+        )
         for child in part["parts"]:
             walk(phase, child, whole)
 
@@ -179,7 +197,9 @@ def _times(state: State) -> Table:
 
 
 def _tokens(state: State) -> Table | None:
-    rows = [[repr(text), number(kl), number(base), number(own), "yes" if agree else "no"] for text, kl, base, own, agree, _ in state["tokens"]]
+    rows = [
+        [repr(text), number(kl), number(base), number(own), "yes" if agree else "no"] for text, kl, base, own, agree, _ in state["tokens"]
+    ]
     heads = ["token", "KL, nats", "loss of the base", "loss of the model", "both choose the same"]
     return _table(state["text"], heads, rows) if rows else None
 

@@ -13,7 +13,9 @@ from effkit.lab.foreground import stoppable
 def add(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     share = commands.add_parser("share", help="one page of records or of a notebook, which opens without a network and still answers")
-    share.add_argument("what", nargs="+", help="files with records (.json, .zip, .safetensors, .html, folders of effkit run), or one notebook")
+    share.add_argument(
+        "what", nargs="+", help="files with records (.json, .zip, .safetensors, .html, folders of effkit run), or one notebook"
+    )
     share.add_argument("--out", required=True, metavar="FILE", help="page.html; for a notebook also copy.ipynb, which GitHub can show")
     share.add_argument("--title", help="(default: of the models, or the notebook's first heading)")
     share.add_argument("--introduction", default="", help="a few sentences of your own")

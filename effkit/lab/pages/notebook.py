@@ -24,12 +24,28 @@ from .safe import visible
 STATE, VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
 LIMIT = 200_000_000  # bytes of a notebook
 GONE = ("script", "style", "link", "meta", "base", "iframe", "object", "embed", "frame", "template", "noscript", "svg", "math", "textarea")
-TAGS = frozenset(
-    "a abbr b blockquote br caption cite code col colgroup dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd "
-    "li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead time tr u ul var wbr".split()
+TAGS = {
+    "a", "abbr", "b", "blockquote", "br", "caption", "cite", "code", "col", "colgroup", "dd", "del", "details", "dfn", "div", "dl",
+    "dt", "em", "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "ins", "kbd", "li", "mark", "ol", "p",
+    "pre", "q", "s", "samp", "small", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "time",
+    "tr", "u", "ul", "var", "wbr",
+}  # fmt: skip
+PLAIN = {
+    "class", "id", "title", "alt", "width", "height", "colspan", "rowspan", "scope", "align", "lang", "dir", "start", "style", "open",
+}  # fmt: skip
+STYLES = (
+    "color",
+    "background-color",
+    "font-weight",
+    "font-style",
+    "text-align",
+    "text-decoration",
+    "width",
+    "height",
+    "border",
+    "padding",
+    "margin",
 )
-PLAIN = frozenset(("class", "id", "title", "alt", "width", "height", "colspan", "rowspan", "scope", "align", "lang", "dir", "start", "style", "open"))
-STYLES = ("color", "background-color", "font-weight", "font-style", "text-align", "text-decoration", "width", "height", "border", "padding", "margin")
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
@@ -43,7 +59,9 @@ def read_notebook(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path.name} is not a notebook ({error})", "Allowed: a saved Jupyter notebook, format 4") from None
     if not isinstance(found, dict) or found.get("nbformat") != 4 or not isinstance(found.get("cells"), list):
-        raise BadInput(f"{path.name} is not a notebook of format 4", "Allowed: a saved Jupyter notebook, format 4", "Save it again in JupyterLab")
+        raise BadInput(
+            f"{path.name} is not a notebook of format 4", "Allowed: a saved Jupyter notebook, format 4", "Save it again in JupyterLab"
+        )
     return found
 
 
@@ -168,7 +186,7 @@ def _harmless(html: str) -> str:
         if str(tag.attrs.get("href", "")).startswith("#"):
             tag.attrs["href"] = f"#nb-{tag.attrs['href'][1:]}"
         if "class" in tag.attrs:
-            tag.attrs["class"] = [name for name in tag.get_attribute_list("class") if name and not name.startswith("ek-")]
+            tag.attrs["class"] = " ".join(name for name in tag.get_attribute_list("class") if name and not name.startswith("ek-"))
         if tag.name == "img" and not _inside(tag.attrs.get("src")):
             tag.replace_with(f"[picture not included: {tag.attrs.get('alt') or tag.attrs.get('src') or 'without a name'}]")
     clean = bleach.clean(
@@ -224,9 +242,7 @@ def _put(state: dict[str, Any], part: Mapping[str, Any]) -> None:
             place = place.setdefault(step, {}) if isinstance(place, dict) else place[step]
         except (IndexError, TypeError, KeyError):
             return
-    if isinstance(place, dict):
-        place[path[-1]] = data
-    elif isinstance(place, list) and isinstance(path[-1], int) and 0 <= path[-1] < len(place):
+    if isinstance(place, dict) or (isinstance(place, list) and isinstance(path[-1], int) and 0 <= path[-1] < len(place)):
         place[path[-1]] = data
 
 

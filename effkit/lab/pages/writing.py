@@ -56,7 +56,14 @@ class Placed:
 
 
 def page(
-    words: Words, story: Story, records: Sequence[Record], drawn: Cards, file: str, body: str = "", inside: Iterable[Shown] = (), code: bool = False
+    words: Words,
+    story: Story,
+    records: Sequence[Record],
+    drawn: Cards,
+    file: str,
+    body: str = "",
+    inside: Iterable[Shown] = (),
+    code: bool = False,
 ) -> str:
     """The whole page as text. `body`: HTML of a notebook, made safe already; `inside`: the cards that stand in it, numbered after
     those of `story`; `file`: the page's own name, for the commands on it."""
@@ -74,30 +81,34 @@ def page(
     sections = [(one.id, one.card.title) for one in figures]
     sections += [("receipts", "Receipt")] if receipts else []
     data = [{"widget": card.widget, "state": cleaned(card.state), "grid": _grid(card)} for card in told]
-    return _templates().get_template("page.html.j2").render(
-        policy=policy([program], [style]),
-        version=__version__,
-        title=words.title,
-        introduction=words.introduction,
-        kicker=_kicker(records, bool(body)),
-        recorded=recorded_words(records, told),
-        verdict=_verdict(records),
-        sections=[*sections, ("about", "Citation and licence")],
-        figures=figures,
-        receipt=receipt,
-        body=Markup(body),
-        code=code,
-        receipts=receipts,
-        command=f"effkit replay {receipts[0].command.split(' ', 2)[2]}" if receipts else "",
-        licence=words.licence or UNSTATED,
-        bases=_bases(records),
-        citations=[*words.citations, *citations_of(records)],
-        missing=story.missing,
-        day=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        data=packed(data),
-        records=packed([record.model_dump(mode="json") for record in records]) if records else "",
-        style=Markup(style),
-        program=Markup(program),
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            policy=policy([program], [style]),
+            version=__version__,
+            title=words.title,
+            introduction=words.introduction,
+            kicker=_kicker(records, bool(body)),
+            recorded=recorded_words(records, told),
+            verdict=_verdict(records),
+            sections=[*sections, ("about", "Citation and licence")],
+            figures=figures,
+            receipt=receipt,
+            body=Markup(body),
+            code=code,
+            receipts=receipts,
+            command=f"effkit replay {receipts[0].command.split(' ', 2)[2]}" if receipts else "",
+            licence=words.licence or UNSTATED,
+            bases=_bases(records),
+            citations=[*words.citations, *citations_of(records)],
+            missing=story.missing,
+            day=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            data=packed(data),
+            records=packed([record.model_dump(mode="json") for record in records]) if records else "",
+            style=Markup(style),
+            program=Markup(program),
+        )
     )
 
 

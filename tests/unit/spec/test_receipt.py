@@ -9,9 +9,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from effkit.spec.receipt import receipt_of
-from effkit.spec.record import Fingerprint
 from widgets.records import family, record
+
+from effkit.spec.receipt import receipt_of
+from effkit.spec.recipe import Recipe
+from effkit.spec.record import Fingerprint
 
 
 def everything(receipt) -> dict[str, str]:
@@ -34,11 +36,22 @@ def complete(name: str = "4-bit"):
 def test_a_receipt_names_all_that_a_replay_compares():
     made = complete()
     told = everything(receipt_of(made))
-    for expected in (made.checkpoint.hash, "r1", "Apache-2.0", made.recipe.hash(), "w" * 64, made.quality.text, "2.13.0", "3.11.7", "abc123", "Toy"):
+    for expected in (
+        made.checkpoint.hash,
+        "r1",
+        "Apache-2.0",
+        made.recipe.hash(),
+        "w" * 64,
+        made.quality.text,
+        "2.13.0",
+        "3.11.7",
+        "abc123",
+        "Toy",
+    ):
         assert expected in told.values(), expected
     assert "numpy" not in " ".join(told)
     assert receipt_of(made).missing == ()
-    assert told["Recipe/as JSON"] == made.recipe.model_dump_json()
+    assert Recipe.from_json(told["Recipe/as JSON"]) == made.recipe
 
 
 def test_what_the_record_does_not_say_is_named():

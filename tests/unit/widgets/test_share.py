@@ -25,7 +25,7 @@ from .records import BASE, family, record
 
 HOSTILE = (
     "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'><svg onload=window.pwned=1> "
-    "\u202egnp.exe\u2066 \x1b[31mred\x1b[0m \x1b]8;;http://example.com\x07link\x1b]8;;\x07 & \"quoted\" <!-- <b>bold</b> javascript:alert(1)"
+    '\u202egnp.exe\u2066 \x1b[31mred\x1b[0m \x1b]8;;http://example.com\x07link\x1b]8;;\x07 & "quoted" <!-- <b>bold</b> javascript:alert(1)'
 )
 
 
@@ -69,9 +69,7 @@ def test_what_misleads_is_shown_or_gone():
     assert visible("a\u202eb\u2066c\u200fd") == "a[U+202E]b[U+2066]c[U+200F]d"
     assert visible("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07\x9b2Kx\x00\x08") == "red linkx"
     assert visible("plain ünïcode 日本語 עברית\n\ttab") == "plain ünïcode 日本語 עברית\n\ttab"
-    assert cleaned({"a\u202e": ["\x1b[0mx", b"\x00\xff", float("nan"), None, 1]}) == {
-        "a[U+202E]": ["x", {"$bytes": "AP8="}, None, None, 1]
-    }
+    assert cleaned({"a\u202e": ["\x1b[0mx", b"\x00\xff", float("nan"), None, 1]}) == {"a[U+202E]": ["x", {"$bytes": "AP8="}, None, None, 1]}
 
 
 def test_packed_data_cannot_end_a_script():
@@ -108,7 +106,7 @@ def test_the_policy_names_the_scripts_and_styles_by_their_hash(page):
     rules = dict(rule.split(" ", 1) for rule in given.split("; "))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert "unsafe" not in rules["script-src"] + rules["style-src"]
-    for tag, rule in (("script type=\"module\"", "script-src"), ("style", "style-src")):
+    for tag, rule in (('script type="module"', "script-src"), ("style", "style-src")):
         body = re.search(rf"<{tag}>(.*?)</{tag.split()[0]}>", page, re.DOTALL)
         assert body is not None
         assert f"'sha256-{base64.b64encode(hashlib.sha256(body[1].encode()).digest()).decode()}'" == rules[rule]
@@ -142,11 +140,11 @@ def test_records_come_out_of_the_page_as_they_went_in(tmp_path):
     assert (done.records, done.bytes) == (5, done.path.stat().st_size)
     cut = tmp_path / "cut.html"
     cut.write_text(done.path.read_text().replace('id="ek-records">H4', 'id="ek-records">I4'))
-    with pytest.raises(BadInput, match="the records in 'cut.html' are damaged"):
+    with pytest.raises(BadInput, match=r"the records in 'cut\.html' are damaged"):
         read_records(cut)
     empty = tmp_path / "empty.html"
     empty.write_text("<p>nothing</p>")
-    with pytest.raises(BadInput, match="the page 'empty.html' holds no records"):
+    with pytest.raises(BadInput, match=r"the page 'empty\.html' holds no records"):
         read_records(empty)
 
 
@@ -181,7 +179,9 @@ def test_without_the_widgets_it_says_what_to_install(monkeypatch):
 
 
 def test_share_imports_no_widget_until_it_is_called():
-    code = "import sys, effkit.lab.share; print([m for m in sys.modules if m.startswith(('effkit_widgets', 'torch', 'nbconvert', 'jinja2'))])"
+    code = (
+        "import sys, effkit.lab.share; print([m for m in sys.modules if m.startswith(('effkit_widgets', 'torch', 'nbconvert', 'jinja2'))])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -209,16 +209,23 @@ def html_of(*cells, widgets=None) -> tuple[Tags, str]:
 def test_nothing_of_a_notebook_runs_or_asks():
     attacks = [
         "<script>window.pwned=1</script>", "<img src=x onerror=window.pwned=1>", "<img src='http://example.com/a.png' alt='a'>",
-        "<a href='javascript:window.pwned=1'>x</a>", "<iframe src='http://example.com'></iframe>", "<form action='http://example.com'><input></form>",
-        "<div style=\"background:url(http://example.com/x)\">x</div>", "<svg><script>window.pwned=1</script></svg>", "<base href='http://example.com'>",
+        "<a href='javascript:window.pwned=1'>x</a>", "<iframe src='http://example.com'></iframe>",
+        "<form action='http://example.com'><input></form>",
+        "<div style=\"background:url(http://example.com/x)\">x</div>", "<svg><script>window.pwned=1</script></svg>",
+        "<base href='http://example.com'>",
         "<link rel=stylesheet href='http://example.com/x.css'>", "<meta http-equiv=refresh content='0;url=http://example.com'>",
-        "<div class='ek-mount' data-card='0' id='ek-cards'>x</div>", "<object data='http://example.com'></object>", "<math><mi xlink:href='javascript:1'>",
+        "<div class='ek-mount' data-card='0' id='ek-cards'>x</div>", "<object data='http://example.com'></object>",
+        "<math><mi xlink:href='javascript:1'>",
     ]  # fmt: skip
     cells = [nbformat.v4.new_markdown_cell(f"# Title \u202e\n\n{attack}") for attack in attacks]
     cells += [code_cell({"text/html": attack, "text/plain": "x"}) for attack in attacks]
     cells += [code_cell({"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg' onload='window.pwned=1'></svg>"})]
     cells += [code_cell({"application/javascript": "window.pwned=1", "text/plain": "x"})]
-    cells += [nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text="\x1b[31mred\x1b[0m </pre><script>window.pwned=1</script>")])]
+    cells += [
+        nbformat.v4.new_code_cell(
+            "1", outputs=[nbformat.v4.new_output("stream", text="\x1b[31mred\x1b[0m </pre><script>window.pwned=1</script>")]
+        )
+    ]
     found, text = html_of(*cells)
     for tag in ("script", "iframe", "form", "style", "link", "meta", "base", "object", "embed"):
         assert found.count(tag) == 0, tag
@@ -314,7 +321,7 @@ def test_a_notebook_becomes_a_page_and_a_copy_for_github(tmp_path):
     copied = ek.share(str(source), tmp_path / "copy.ipynb")
     assert "stood beside the key 'state'" in copied.notes[0]
     assert json.loads(copied.path.read_text())["metadata"]["widgets"][STATE]["state"].keys() == {"m0"}
-    with pytest.raises(BadInput, match="ends in '.ipynb'"):
+    with pytest.raises(BadInput, match=r"ends in '\.ipynb'"):
         ek.share(family(), tmp_path / "records.ipynb")
 
 

@@ -33,7 +33,7 @@ export default {
       setText(ui.hint, say("receiptHint", { device: one.device, date: one.date.slice(0, 10) }));
       const code = (label, action, text) => h("div", { class: "ek-code" }, h("div", { class: "ek-row" }, h("h4", {}, label), button(action, say("copyCommand"), () => copy(text))), h("pre", { tabindex: 0 }, text.trim()));
       groups.replaceChildren(
-        h("div", { class: "ek-receipt-groups" }, one.groups.map(([heading, rows]) => h("section", {}, h("h4", {}, heading), h("dl", {}, rows.flatMap(([label, value]) => [h("dt", {}, label), h("dd", { class: value.length > 24 && !value.includes(" ") ? "ek-mono" : null }, value)]))))),
+        h("div", { class: "ek-receipt-groups" }, one.groups.map(([heading, rows]) => h("section", {}, h("h4", {}, heading), h("dl", {}, rows.flatMap(([label, value]) => [h("dt", {}, label), h("dd", { class: value.startsWith("{") ? "ek-mono ek-long" : value.length > 24 && !value.includes(" ") ? "ek-mono" : null }, value)]))))),
         h("div", { class: "ek-receipt-code" }, code(say("inShell"), "copy-command", one.command), code(say("inPython"), "copy-code", one.code), one.missing.map((what) => h("p", { class: "ek-quiet" }, say("neededBesides", { what })))));
       if (picker) picker.value = one.id;
     }
