@@ -25,7 +25,7 @@ from effkit.spec.record import Record
 
 from .exchange import read_records
 from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of, without_heading
-from .pages.parts import Material, Shown, cards_of
+from .pages.parts import Material, Shown, all_cards
 from .pages.writing import Words, page, place
 
 ALLOWED = "Allowed: records, as ek.measure returns them and ek.Store holds them; files that hold some; or one notebook (.ipynb)"
@@ -77,7 +77,7 @@ def share(
         return _copy(notebook, path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
-    drawn = cards_of()
+    drawn = all_cards()
     held = _records(records) if notebook is not None else _records(what)
     material = Material(held, path.name, model, _sensitivity(sensitivity), tuple(cards))
     inside: list[Shown] = []

@@ -78,14 +78,17 @@ class _Cards:
         """Kit and charts once, as a function, so that every card has strings of its own as it has in a notebook."""
         kit = script()
         names = ", ".join(dict.fromkeys(NAMES.findall(kit)))
-        parts = [f"const EFFKIT_CARDS = {{}};\nfunction effkitKit() {{\n{kit}\nreturn {{ {names} }};\n}}"]
+        parts = [f"{{\nfunction effkitKit() {{\n{kit}\nreturn {{ {names} }};\n}}"]
         for name in dict.fromkeys(widgets):
             module = str(getattr(effkit_widgets, name)._esm)
             if not module.startswith(kit) or module.count("\nexport default {") != 1:
                 raise AssertionError(f"the script of {name} is not the kit, the charts, and one `export default`")
             own = module[len(kit) :].replace("\nexport default {", f"\nEFFKIT_CARDS.{name} = {{")
             parts.append(f"{{\nconst {{ {names} }} = effkitKit();\n{own.strip()}\n}}")
-        return "\n".join(parts)
+        return "\n".join([*parts, "}"])
+
+    def owns(self, widget: str) -> bool:
+        return widget in effkit_widgets.__all__
 
     def style(self, widgets: Iterable[str]) -> str:
         whole = "\n".join(str(getattr(effkit_widgets, name)._css) for name in dict.fromkeys(widgets))

@@ -85,8 +85,12 @@ class Cards(Protocol):
         """The card of a saved notebook: `kind` is what it calls its class. None where it is of another package."""
         ...
 
+    def owns(self, widget: str) -> bool:
+        """Whether cards of this class are its own."""
+        ...
+
     def program(self, widgets: Iterable[str]) -> str:
-        """One script that leaves {class: {render}} of these widgets in the constant EFFKIT_CARDS."""
+        """A script that adds {class: {render}} of these widgets to the constant EFFKIT_CARDS, and leaves no other name behind."""
         ...
 
     def style(self, widgets: Iterable[str]) -> str:
@@ -98,17 +102,57 @@ class Cards(Protocol):
         ...
 
 
-def cards_of(name: str = "cards") -> Cards:
-    """Whoever draws the cards. Raises Unavailable where the widgets are not installed."""
-    place = table("effkit.pages", PAGES)[name]
+class _Together:
+    """Those of several packages as one. The first is effkit's own: its colours are the page's, and its names come first."""
+
+    def __init__(self, several: Sequence[Cards]) -> None:
+        self._several = tuple(several)
+
+    def story(self, material: Material) -> Story:
+        told = [one.story(material) for one in self._several]
+        return Story([card for one in told for card in one.cards], [why for one in told for why in one.missing])
+
+    def restored(self, kind: str, state: Mapping[str, Any]) -> Shown | None:
+        return next((card for one in self._several if (card := one.restored(kind, state)) is not None), None)
+
+    def owns(self, widget: str) -> bool:
+        return any(one.owns(widget) for one in self._several)
+
+    def program(self, widgets: Iterable[str]) -> str:
+        return "\n".join(["const EFFKIT_CARDS = {};", *(one.program(own) for one, own in self._shares(widgets))])
+
+    def style(self, widgets: Iterable[str]) -> str:
+        return "\n".join(one.style(own) for one, own in self._shares(widgets))
+
+    def colours(self, theme: str) -> dict[str, str]:
+        return self._several[0].colours(theme)
+
+    def _shares(self, widgets: Iterable[str]) -> list[tuple[Cards, list[str]]]:
+        left, found = list(dict.fromkeys(widgets)), []
+        for one in self._several:
+            found.append((one, [widget for widget in left if one.owns(widget)]))
+            left = [widget for widget in left if not one.owns(widget)]
+        return found
+
+
+def all_cards() -> Cards:
+    """Whoever draws cards here: effkit's widgets, then those of plug-ins. Raises Unavailable where the widgets are not installed."""
+    places = table("effkit.pages", PAGES)
+    own = [places.pop(name) for name in PAGES]
+    return _Together([_drawn(place) for place in (*own, *places.values())])
+
+
+def _drawn(place: str) -> Cards:
     try:
         return imported(place)
     except ModuleNotFoundError as error:
         package = place.partition(".")[0]
-        if (error.name or "").partition(".")[0] not in (package, "anywidget", "ipywidgets", "traitlets"):
+        missing = (error.name or package).partition(".")[0]
+        if missing not in (package, "anywidget", "ipywidgets", "traitlets"):
             raise
+        source = "effkit" if place in PAGES.values() else package
         raise Unavailable(
             "the cards of the page",
-            f"{(error.name or package).partition('.')[0]} is not installed",
-            "pip install effkit brings them; in a checkout, put its folder widgets/ on the path",
+            f"{missing} is not installed",
+            f"pip install {source} brings them; in a checkout, put its folder widgets/ on the path",
         ) from None

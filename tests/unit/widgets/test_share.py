@@ -16,7 +16,7 @@ import pytest
 import effkit as ek
 from effkit.lab.exchange import read_records
 from effkit.lab.pages.notebook import STATE, VIEW, body_of, repaired
-from effkit.lab.pages.parts import cards_of
+from effkit.lab.pages.parts import Shown, Story, Table, all_cards
 from effkit.lab.pages.safe import cleaned, packed, policy, visible
 from effkit.lab.pages.writing import place
 from effkit.spec.errors import BadInput, Unavailable
@@ -175,7 +175,42 @@ def test_without_the_widgets_it_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("effkit_widgets.")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(Unavailable, match=r"effkit_widgets is not installed. pip install effkit brings them"):
-        cards_of()
+        all_cards()
+
+
+class Others:
+    """Cards of another package: one of a class of its own."""
+
+    def story(self, material):
+        return Story(
+            [Shown("OtherChart", "Of another package", {"n": len(material.records)}, table=Table("n", ("n",), (("5",),)))], ["why not"]
+        )
+
+    def restored(self, kind, state):
+        return Shown("OtherChart", "Another", dict(state)) if kind == "other.Chart" else None
+
+    def owns(self, widget):
+        return widget == "OtherChart"
+
+    def program(self, widgets):
+        return "EFFKIT_CARDS.OtherChart = { render() {} };" if list(widgets) else ""
+
+    def style(self, widgets):
+        return ""
+
+    def colours(self, theme):
+        raise AssertionError("the page's colours are effkit's")
+
+
+def test_cards_of_another_package_come_in_by_the_same_door(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "OTHERS", Others(), raising=False)
+    monkeypatch.setattr("effkit.lab.pages.parts.table", lambda group, own: {"others": f"{__name__}:OTHERS", **own})
+    done = ek.share(family(), tmp_path / "page.html")
+    assert done.cards[0] == "FrontierBoard"
+    assert done.cards[-1] == "OtherChart"
+    assert "why not" in done.notes
+    assert "EFFKIT_CARDS.OtherChart = { render() {} };" in done.path.read_text()
+    assert all_cards().restored("other.Chart", {"a": 1}).widget == "OtherChart"
 
 
 def test_share_imports_no_widget_until_it_is_called():
@@ -202,7 +237,7 @@ def code_cell(data, source="x = '<b>'"):
 
 
 def html_of(*cells, widgets=None) -> tuple[Tags, str]:
-    text, _ = body_of(notebook(*cells, widgets=widgets), cards_of(), place)
+    text, _ = body_of(notebook(*cells, widgets=widgets), all_cards(), place)
     return Tags(text), text
 
 
@@ -257,7 +292,7 @@ def test_a_saved_card_brings_its_data_and_never_its_script():
     cells = [code_cell({VIEW: {"model_id": f"m{i}"}, "text/plain": f"words {i}"}) for i in range(3)]
     cells.append(code_cell({VIEW: {"model_id": "m0"}, "text/plain": "again"}))
     widgets = states_of("effkit_widgets.byte_ledger.ByteLedger", "somebody.else.Chart", "effkit_widgets._base.Card")
-    text, cards = body_of(notebook(*cells, widgets=widgets), cards_of(), place, first=4)
+    text, cards = body_of(notebook(*cells, widgets=widgets), all_cards(), place, first=4)
     assert [card.widget for card in cards] == ["ByteLedger"]
     assert "_esm" not in cards[0].state
     assert text.count('data-card="4"') == 2, "two views of one card share it"
@@ -273,7 +308,7 @@ def test_buffers_of_a_saved_card_are_put_back():
         {"data": base64.b64encode(b"12345678").decode(), "path": ["history", "curves", "loss", "x"], "encoding": "base64"},
         {"data": "!", "path": ["history", "nowhere", 3], "encoding": "base64"},
     ]
-    _, (card,) = body_of(notebook(code_cell({VIEW: {"model_id": "m0"}}), widgets=widgets), cards_of(), place)
+    _, (card,) = body_of(notebook(code_cell({VIEW: {"model_id": "m0"}}), widgets=widgets), all_cards(), place)
     assert card.state["history"]["curves"]["loss"] == {"x": b"12345678"}
     assert "folder" not in card.state["state"], "where a run lay is nobody's business"
 
