@@ -197,6 +197,17 @@ def test_the_theme_and_the_receipt_answer(chrome, shared):
     opened.quiet()
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_whole_page_is_accessible(chrome, shared, dark):
+    pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed: make test installs it")
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened = Opened(chrome, shared.path, dark=dark)
+    found = Axe().run(opened.page, options={"resultTypes": ["violations"]}).response
+    grave = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in grave] == []
+
+
 def test_without_a_script_it_is_tables(chrome, shared):
     opened = Opened(chrome, shared.path, script=False)
     body = opened.page.locator("body")
