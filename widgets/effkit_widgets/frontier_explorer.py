@@ -23,7 +23,7 @@ from effkit.spec.errors import BadInput
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Checkpoint, Record
 
-from ._base import place_of, refuse_unknown, script, style
+from ._base import place_of, refuse_unknown, script, short_name, style
 from ._frontier import FRONTIER, FrontierCard, fields
 from ._live import LiveCard
 
@@ -221,7 +221,7 @@ def _detail(record: Record) -> dict[str, Any]:
         "code": record.code(),
         "ledger": dict(record.cost.ledger),
         "base_bytes": record.cost.base_bytes,
-        **({"tokens": quality.tokens, "text": quality.text_source} if quality else {}),
+        **({"tokens": quality.tokens, "text": short_name(quality.text_source)} if quality else {}),
     }
 
 

@@ -261,4 +261,11 @@ def told_map(found: Sensitivity, tied: Callable[[str], bool]) -> dict[str, Any]:
 def cell(module: str, kind: str, weights: int, choices: list[Any], tied: bool) -> dict[str, Any]:
     """A module as the card draws it: its row is its layer, its column what it is within a layer."""
     place = place_of(module)
-    return {"name": module, "kind": kind, "weights": weights, "choices": choices, **place, **({"tied": tied} if place["layer"] is None else {})}
+    return {
+        "name": module,
+        "kind": kind,
+        "weights": weights,
+        "choices": choices,
+        **place,
+        **({"tied": tied} if place["layer"] is None else {}),
+    }

@@ -85,7 +85,10 @@ def _frontier(state: State) -> Table | None:
     for name in names:
         unit = figures[name]["unit"]
         columns.append(
-            (_headed(figures[name]["label"], unit), [estimate(point["figures"].get(name, NONE), unit if unit == "bytes" else "") for point in points])
+            (
+                _headed(figures[name]["label"], unit),
+                [estimate(point["figures"].get(name, NONE), unit if unit == "bytes" else "") for point in points],
+            )
         )
     where = [("device", [point["device"] for point in points]), ("measured on", [point["date"][:10] for point in points])]
     columns += [column for column in where if len(set(column[1])) > 1]
