@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from graphlib import TopologicalSorter
 from typing import Any
 
 import effkit_widgets
@@ -91,9 +92,15 @@ class _Cards:
         return widget in effkit_widgets.__all__
 
     def style(self, widgets: Iterable[str]) -> str:
-        whole = "\n".join(str(getattr(effkit_widgets, name)._css) for name in dict.fromkeys(widgets))
-        sheets = sorted(STATIC.glob("*.css"), key=lambda path: (path.stem != "theme", path.stem))
-        return "\n".join(text for path in sheets if (text := path.read_text(encoding="utf-8")) in whole)
+        """Every sheet once, in an order in which each card has its own sheets as it has them alone."""
+        sheets = {path.stem: path.read_text(encoding="utf-8") for path in sorted(STATIC.glob("*.css"))}
+        before: dict[str, set[str]] = {}
+        for name in dict.fromkeys(widgets):
+            own = str(getattr(effkit_widgets, name)._css)
+            order = sorted((stem for stem, text in sheets.items() if text in own), key=lambda stem: own.index(sheets[stem]))
+            for first, then in zip([None, *order], order, strict=False):
+                before.setdefault(then, set()).update([first] if first else [])
+        return "\n".join(sheets[stem] for stem in TopologicalSorter(before).static_order())
 
     def colours(self, theme_name: str) -> dict[str, str]:
         return theme.colours(theme_name)

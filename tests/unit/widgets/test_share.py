@@ -20,6 +20,7 @@ from effkit.lab.pages.parts import Shown, Story, Table, all_cards
 from effkit.lab.pages.safe import cleaned, packed, policy, visible
 from effkit.lab.pages.writing import place
 from effkit.spec.errors import BadInput, Unavailable
+from effkit_widgets._base import STATIC
 
 from .records import BASE, family, record
 
@@ -211,6 +212,18 @@ def test_cards_of_another_package_come_in_by_the_same_door(tmp_path, monkeypatch
     assert "why not" in done.notes
     assert "EFFKIT_CARDS.OtherChart = { render() {} };" in done.path.read_text()
     assert all_cards().restored("other.Chart", {"a": 1}).widget == "OtherChart"
+
+
+def test_each_card_finds_its_sheets_in_the_order_that_it_has_alone():
+    import effkit_widgets
+
+    names = effkit_widgets.__all__
+    whole = all_cards().style(names)
+    for name in names:
+        own = str(getattr(effkit_widgets, name)._css)
+        sheets = [text for path in STATIC.glob("*.css") if (text := path.read_text()) in own]
+        assert sorted(sheets, key=own.index) == sorted(sheets, key=whole.index), name
+        assert all(whole.count(text) == 1 for text in sheets)
 
 
 def test_share_imports_no_widget_until_it_is_called():
