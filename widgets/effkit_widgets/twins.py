@@ -223,7 +223,8 @@ def _runs(state: State) -> Table | None:
 
 
 _TWINS: dict[str, Callable[[State], Table | None]] = {
-    "ByteLedger": _ledger, "CostCard": _cost, "FrontierBoard": _frontier, "FrontierExplorer": _frontier, "LayerMap": _layers, "MethodTable": _methods,
+    "ByteLedger": _ledger, "CostCard": _cost, "FrontierBoard": _frontier, "FrontierExplorer": _frontier, "LayerMap": _layers,
+    "MethodTable": _methods,
     "QuantizeLab": _runs, "Receipt": _receipts, "Roofline": _roofline, "StackCompare": _stacks, "TimeBreakdown": _times,
     "TokenLens": _tokens,
 }  # fmt: skip
