@@ -29,16 +29,21 @@ def visible(text: str) -> str:
     return BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
-def cleaned(data: Any) -> Any:
-    """`data` as JSON holds it, every text in it made `visible`, bytes as {"$bytes": base64}, infinities as None."""
+def cleaned(data: Any, called: Mapping[str, str] | None = None) -> Any:
+    """`data` as JSON holds it, every text in it made `visible`, bytes as {"$bytes": base64}, infinities as None.
+
+    called: what is called otherwise on the page, such as folders of the author's machine by their last name
+    """
     if isinstance(data, str):
+        for name, instead in (called or {}).items():
+            data = data.replace(name, instead)
         return visible(data)
     if isinstance(data, bytes | bytearray | memoryview):
         return {BYTES: base64.b64encode(bytes(data)).decode()}
     if isinstance(data, Mapping):
-        return {visible(str(key)): cleaned(value) for key, value in data.items()}
+        return {visible(str(key)): cleaned(value, called) for key, value in data.items()}
     if isinstance(data, list | tuple | set):
-        return [cleaned(value) for value in data]
+        return [cleaned(value, called) for value in data]
     if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
         return None
     return data

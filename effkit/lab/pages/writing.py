@@ -74,13 +74,14 @@ def page(
     program = f"{drawn.program(widgets)}\n{_asset('page.js')}"
     style = f"{_palette(drawn)}\n{_asset('page.css')}\n{drawn.style(widgets)}\n{PAPER}"
     assert not re.search(r"</(script|style)|<!--", program + style, re.IGNORECASE), "a script or style would end too early"
+    called = _names(records)
     receipts = [receipt_of(record, file) for record in records]
     figures = [Placed(f"figure-{i}", i, card) for i, card in enumerate(story.cards)]
     receipt = next((one for one in figures if one.card.widget == "Receipt" and receipts), None)
     figures = [one for one in figures if one is not receipt]
     sections = [(one.id, one.card.title) for one in figures]
     sections += [("receipts", "Receipt")] if receipts else []
-    data = [{"widget": card.widget, "state": cleaned(card.state), "grid": _grid(card)} for card in told]
+    data = [{"widget": card.widget, "state": cleaned(card.state, called), "grid": _grid(card)} for card in told]
     return (
         _templates()
         .get_template("page.html.j2")
@@ -178,6 +179,12 @@ def _verdict(records: Sequence[Record]) -> str:
 def _bases(records: Sequence[Record]) -> list[tuple[str, ...]]:
     found = {record.checkpoint.hash: record.checkpoint for record in records}
     return [(short_name(c.source), c.revision or "none named", c.licence or "not stated", c.hash) for c in found.values()]
+
+
+def _names(records: Sequence[Record]) -> dict[str, str]:
+    """Folders and files of the author's machine by the names that they have on the page, the longest first."""
+    given = {record.checkpoint.source for record in records} | {record.quality.text_source for record in records if record.quality}
+    return {path: short_name(path) for path in sorted(given, key=len, reverse=True) if path and Path(path).is_absolute()}
 
 
 def _grid(card: Shown) -> dict[str, Any] | None:

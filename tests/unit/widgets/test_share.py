@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -169,6 +170,17 @@ def test_a_page_says_which_figures_it_lacks_and_why(tmp_path):
     assert "CostCard" not in done.cards
     assert any("What is kept and what it costs" in note for note in done.notes)
     assert "What is not here" in Tags(done.path.read_text()).text
+
+
+def test_the_folders_of_the_author_are_not_on_the_page(tmp_path):
+    folder = "/home/somebody/models/mine"
+    records = [one.model_copy(update={"checkpoint": one.checkpoint.model_copy(update={"source": folder})}) for one in family()]
+    done = ek.share(records, tmp_path / "page.html")
+    text = done.path.read_text()
+    (data,) = re.findall(r'id="ek-cards">([A-Za-z0-9+/=]+)<', text)
+    assert "somebody" not in text
+    assert "somebody" not in gzip.decompress(base64.b64decode(data)).decode()
+    assert read_records(done.path) == tuple(records), "the records are whole: a replay on the author's machine finds its base"
 
 
 def test_without_the_widgets_it_says_what_to_install(monkeypatch):
