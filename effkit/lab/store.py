@@ -55,6 +55,14 @@ class Store:
         wanted = {field: value for field, value in (("name", name), ("checkpoint", checkpoint), ("recipe", recipe)) if value is not None}
         where = " WHERE " + " AND ".join(f"{field} = ?" for field in wanted) if wanted else ""
         rows = self._rows(f"SELECT id, json FROM records{where} ORDER BY created, rowid", tuple(wanted.values()))
+        return self._read(rows)
+
+    def since(self, row: int = 0) -> tuple[list[Record], int]:
+        """The records that were added or replaced after `row` (0: all), in that order, and the number to ask with next time."""
+        rows = self._rows("SELECT id, json, rowid FROM records WHERE rowid > ? ORDER BY rowid", (row,))
+        return self._read([found[:2] for found in rows]), rows[-1][2] if rows else row
+
+    def _read(self, rows: list[tuple]) -> list[Record]:
         found, unreadable = [], []
         for id, text in rows:
             try:
@@ -77,6 +85,15 @@ class Store:
         with self._open(write=True) as database:
             if database.execute("DELETE FROM records WHERE id = ?", (id,)).rowcount == 0:
                 raise BadInput(f"no record with the id {id!r}", f"Allowed: an id of a record in {self.path}")
+
+    def stamp(self) -> tuple[int, ...]:
+        """What changes when somebody writes: sizes and times of the files. For those who wait for news; reads no row."""
+        found: list[int] = []
+        for path in (self.path, self.path.with_name(self.path.name + "-wal")):
+            with contextlib.suppress(OSError):
+                state = path.stat()
+                found += [state.st_size, state.st_mtime_ns]
+        return tuple(found)
 
     def __len__(self) -> int:
         rows = self._rows("SELECT count(*) FROM records", ())

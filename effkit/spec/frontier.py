@@ -6,11 +6,12 @@ apart stay ties: `not_distinguishable` compares two records on the same blocks o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import BadInput, choice
-from .intervals import Estimate, paired_difference
+from .intervals import Estimate, difference, holds_zero
 from .record import Record
 
 # name -> (label, unit, which way is better)
@@ -25,6 +26,11 @@ FIGURES: dict[str, tuple[str, str, str]] = {
     "decode": ("Decode throughput", "tokens/s", "up"),
     "prefill": ("Prefill throughput", "tokens/s", "up"),
     "peak_memory": ("Peak memory", "bytes", "down"),
+    "kl_p99": ("KL divergence to the base, 99th percentile", "nats", "down"),
+    "bits_per_weight": ("Bits per weight", "", "down"),
+    "speed_ratio": ("Decode throughput over the base's", "", "up"),
+    "energy": ("Energy per query", "J", "down"),
+    "price": ("Price per 1000 queries", "$", "down"),
 }
 
 
@@ -34,6 +40,10 @@ def figure_of(record: Record, name: str) -> Estimate:
     none = Estimate.unavailable(FIGURES[name][1])
     if name == "bytes":
         return Estimate(value=record.cost.bytes, unit="bytes", how="counter")
+    if name == "bits_per_weight":
+        return Estimate(value=record.cost.bits_per_weight, how="counter")
+    if name in ("energy", "price"):
+        return record.cost.energy_per_query if name == "energy" else record.cost.price_per_1000_queries
     if q is not None:
         if name == "retained":
             r = q.perplexity_ratio
@@ -47,6 +57,8 @@ def figure_of(record: Record, name: str) -> Estimate:
             return q.perplexity
         if name == "kl":
             return q.kl.mean if q.kl else none
+        if name == "kl_p99":
+            return q.kl.p99 if q.kl else none
     if p is not None:
         if name == "peak_memory":
             peak = p.memory.reserved or p.memory.allocated or p.memory.resident
@@ -56,32 +68,73 @@ def figure_of(record: Record, name: str) -> Estimate:
             "output_token_ms": p.time_per_output_token,
             "decode": p.decode,
             "prefill": p.prefill,
+            "speed_ratio": p.speed_ratio,
         }
         if name in timed:
             return timed[name]
     return none
 
 
-BLOCKS = {"kl": ("kl", "nll"), "agreement": ("agreement", "nll")}  # what is compared for a figure, else the loss
+QUALITY = ("retained", "agreement", "kl", "perplexity", "kl_p99")  # what is measured on text, block by block
+BLOCKS = {"kl": ("kl", "nll"), "kl_p99": ("kl", "nll"), "agreement": ("agreement", "nll")}  # what is compared for a figure, else the loss
 
 
 def not_distinguishable(a: Record, b: Record, by: str = "retained") -> bool | None:
-    """Whether the text cannot tell the two models apart in `by`; None if they were not measured on the same text.
+    """Whether the data cannot tell the two models apart in `by`; None if they were not measured on the same text.
 
-    Paired over blocks: the 95% interval of the mean difference holds zero. by: one of FIGURES; for "kl" and "agreement"
-    these themselves are compared, for any other the negative log-likelihood (classifiers: KL). Two models may have the
-    same loss and still differ much in how far they are from their base.
+    Figures of quality are paired over blocks: the 95% interval of the mean difference holds zero. For "kl" and "agreement"
+    these themselves are compared, for the others the negative log-likelihood (classifiers: KL). Two models may have the
+    same loss and still differ much in how far they are from their base. Of figures measured apart, such as times, the
+    intervals decide; those without one, such as bytes, are exact. by: one of FIGURES
     """
-    if a.quality is None or b.quality is None or a.quality.text != b.quality.text or a.quality.window != b.quality.window:
-        return None
+    return tied(a, (b,), by)[0]
+
+
+def tied(record: Record, others: Sequence[Record], by: str = "retained") -> list[bool | None]:
+    """`not_distinguishable` of one record from each of the others, all at once."""
+    if by not in QUALITY:
+        return [_overlap(figure_of(record, by), figure_of(other, by)) for other in others]
+    found: list[bool | None] = [None] * len(others)
+    own = record.quality
+    if own is None:
+        return found
+    left = [i for i, o in enumerate(others) if o.quality is not None and (o.quality.text, o.quality.window) == (own.text, own.window)]
     for field in BLOCKS.get(by, ("nll", "kl")):
-        x, y = getattr(a.quality.blocks, field), getattr(b.quality.blocks, field)
-        if x and len(x) == len(y):
-            if x == y:
-                return True
-            d = paired_difference(x, y)
-            return None if d.low is None or d.high is None else bool(d.low <= 0 <= d.high)
-    return None
+        values = {i: getattr(others[i].quality.blocks, field) for i in left}  # type: ignore[union-attr]
+        mine = getattr(own.blocks, field)
+        paired = [i for i in left if mine and len(values[i]) == len(mine)]
+        for i, held in zip(paired, holds_zero([mine] * len(paired), [values[i] for i in paired]), strict=True):
+            found[i] = held
+        left = [i for i in left if i not in set(paired)]
+    return found
+
+
+def _overlap(a: Estimate, b: Estimate) -> bool | None:
+    if a.value is None or b.value is None:
+        return None
+    apart = difference(a, b)
+    return a.value == b.value if apart.low is None or apart.high is None else apart.low <= 0 <= apart.high
+
+
+def contenders(records: Sequence[Record]) -> list[Record]:
+    """The records that are on the front of at least one pair of figures: what a reader who chooses axes can find there."""
+    columns = {name: [figure_of(record, name).value for record in records] for name in FIGURES}
+    found: set[int] = set()
+    for x, y in itertools.permutations((name for name in FIGURES if len({*columns[name]} - {None}) > 1), 2):  # one value tells nothing
+        both = zip(columns[x], columns[y], strict=True)
+        found.update(_front({i: (a, b) for i, (a, b) in enumerate(both) if a is not None and b is not None}, x, y))
+    return [records[i] for i in sorted(found)]
+
+
+def _front(points: Mapping[int, tuple[float, float]], x: str, y: str) -> list[int]:
+    """The keys of the points that no other dominates, by rising x: sorted by cost, only a better y than all before can stay."""
+    sx, sy = (1 if FIGURES[name][2] == "down" else -1 for name in (x, y))
+    kept, best = [], (float("inf"), float("inf"))
+    for a, b, i in sorted((a * sx, b * sy, i) for i, (a, b) in points.items()):
+        if b < best[1] or (a, b) == best:
+            best = (a, b)
+            kept.append(i)
+    return kept if sx > 0 else kept[::-1]
 
 
 @dataclass(frozen=True)
@@ -107,9 +160,8 @@ class Frontier:
 
     def front(self) -> tuple[Record, ...]:
         """The records that no other dominates, by rising x. Records with an unknown figure are left out."""
-        points = [(r, p) for r in self.records if (p := self.point(r)) is not None]
-        kept = [r for r, p in points if not any(self._dominates(q, p) for _, q in points)]
-        return tuple(sorted(kept, key=lambda r: self.point(r)))  # type: ignore[arg-type, return-value]
+        points = {i: p for i, r in enumerate(self.records) if (p := self.point(r)) is not None}
+        return tuple(self.records[i] for i in _front(points, self.x, self.y))
 
     def base(self) -> Record:
         """The record of the base itself (empty recipe); BadInput if there is none."""
@@ -135,7 +187,7 @@ class Frontier:
             return None
         up = FIGURES[self.y][2] == "up"
         best = max(fit, key=lambda r: self.point(r)[1] * (1 if up else -1))  # type: ignore[index]
-        ties = [r for r in fit if r is best or not_distinguishable(r, best, self.y)]
+        ties = [r for r, same in zip(fit, tied(best, fit, self.y), strict=True) if r is best or same]
         cheap = 1 if FIGURES[self.x][2] == "down" else -1
         return min(ties, key=lambda r: self.point(r)[0] * cheap)  # type: ignore[index]
 
@@ -166,12 +218,6 @@ class Frontier:
         kept = _share(point[1], base[1], FIGURES[self.y][2])
         paid = _share(point[0], base[0], "up" if FIGURES[self.x][2] == "down" else "down")
         return kept >= quality and paid <= cost
-
-    def _dominates(self, q: tuple[float, float], p: tuple[float, float]) -> bool:
-        sx = 1 if FIGURES[self.x][2] == "down" else -1
-        sy = 1 if FIGURES[self.y][2] == "down" else -1
-        a, b = (q[0] * sx, q[1] * sy), (p[0] * sx, p[1] * sy)
-        return a[0] <= b[0] and a[1] <= b[1] and a != b
 
 
 def _share(value: float, base: float, better: str) -> float:

@@ -6,6 +6,7 @@ Tokens of one text are not independent, so the unit that is drawn again is a blo
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -106,6 +107,7 @@ def _joint(a: Estimate, b: Estimate) -> How:
     return a.how if a.how == b.how else "modelled" if "modelled" in (a.how, b.how) else "measured"
 
 
+@functools.lru_cache(maxsize=8)
 def resample(blocks: int, draws: int = 1000, seed: int = 0):
     """Indices of shape (draws, blocks), drawn with replacement; the same for the same arguments."""
     import numpy as np
@@ -158,3 +160,23 @@ def paired_difference(a, b, seed: int = 0) -> Estimate:
     if a.shape != b.shape:
         raise ValueError(f"paired blocks differ in number: {a.shape} and {b.shape}")
     return mean_interval(a - b, seed=seed)
+
+
+def holds_zero(a, b) -> list[bool | None]:
+    """For each row of `a` and `b` (pairs by blocks): whether the interval of `paired_difference` holds zero; None for one block.
+
+    Hundreds of pairs at once: a draw's mean is a product with its counts, which are the same for all pairs.
+    """
+    import numpy as np
+
+    apart = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    if not apart.size:
+        return []
+    mean, n = apart.mean(axis=1), apart.shape[1]
+    if n < 2:
+        return [True if not value else None for value in mean]
+    counts = np.stack([np.bincount(draw, minlength=n) for draw in resample(n)])
+    low, high = np.quantile(apart @ counts.T / n, [0.025, 0.975], axis=1)
+    stretch = small_sample_stretch(n)
+    held = (mean - (mean - low) * stretch <= 0) & (mean + (high - mean) * stretch >= 0)
+    return [bool(value) for value in held | ~apart.any(axis=1)]

@@ -255,6 +255,12 @@ class Record(Noun):
         """Read a stored record, of an older version too. BadInput names what is wrong."""
         return from_json(cls, text, "record")
 
+    def code(self) -> str:
+        """The lines of Python that make the measured model: import, load, and one for each step of the recipe."""
+        from .code import code_of
+
+        return code_of(self.recipe, self.checkpoint.source, self.checkpoint.revision)
+
     def figure(self, name: str) -> Estimate:
         """A measured quantity by name, one of FIGURES: what charts put on an axis and budgets are set on."""
         from .errors import choice

@@ -21,6 +21,7 @@ Verdict = Literal["same", "within tolerance", "not distinguishable", "different"
 Kind = Literal["data", "recipe", "seed", "device", "version"]
 
 QUALITY = ("perplexity", "retained", "kl", "agreement")
+FOLLOWING = ("kl_p99", "bits_per_weight", "speed_ratio", "energy", "price")  # said by the others, or by a meter: not compared
 SPEED = ("first_token_ms", "output_token_ms", "decode", "prefill")
 # what another order of the same sums changes on one device: share of the value, and in its own unit
 ROUNDING = {"perplexity": (1e-4, 0.0), "retained": (1e-4, 0.0), "kl": (1e-3, 1e-6), "agreement": (0.0, 1e-3)}
@@ -120,6 +121,8 @@ def compared(then: Record, now: Record, speed: bool = True) -> Replay:
         weights = then.fingerprint.weights == now.fingerprint.weights
     found = []
     for name, (label, _, _) in FIGURES.items():
+        if name in FOLLOWING:
+            continue
         a, b = figure_of(then, name), figure_of(now, name)
         if a.value is None or (name == "peak_memory" and not _allocated(then, now)) or (name in SPEED and not speed):
             continue

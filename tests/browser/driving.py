@@ -313,3 +313,11 @@ def live_cells(widget: str) -> list[str]:
         f"import effkit as ek\nimport effkit_widgets as widgets\nbase = ek.load({model!r}, device='cpu')",
         f"lab = widgets.{widget}(base{options})\nlab",
     ]
+
+
+def explorer_cells(points: int, options: str = "") -> list[str]:
+    """A small notebook with an explorer of so many records that were made by hand."""
+    return [
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom made import made, trial",
+        f"import effkit_widgets as widgets\nrecords = made({points})\ncard = widgets.FrontierExplorer(records{options})\ncard",
+    ]

@@ -10,6 +10,7 @@ _HOME = {
     "CostCard": "cost_card",
     "DistillLab": "distill_lab",
     "FrontierBoard": "frontier_board",
+    "FrontierExplorer": "frontier_explorer",
     "LayerMap": "layer_map",
     "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
@@ -26,6 +27,7 @@ __all__ = [
     "CostCard",
     "DistillLab",
     "FrontierBoard",
+    "FrontierExplorer",
     "LayerMap",
     "MethodTable",
     "QuantizeLab",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .cost_card import CostCard
     from .distill_lab import DistillLab
     from .frontier_board import FrontierBoard
+    from .frontier_explorer import FrontierExplorer
     from .layer_map import LayerMap
     from .method_table import MethodTable
     from .quantize_lab import QuantizeLab

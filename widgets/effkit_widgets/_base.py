@@ -17,6 +17,7 @@ Hooks that stay as they are, for tests and for pages that show recorded cards:
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -63,6 +64,14 @@ def refuse_unknown(card: str, unknown: Mapping[str, Any], allowed: Iterable[str]
     """Raise BadInput for the first keyword that `card` does not know."""
     for name in unknown:
         raise choice(f"the option of {card}", name, sorted(allowed))
+
+
+def place_of(module: str) -> dict[str, Any]:
+    """Where a module stands on a map: its row is its layer (None outside the layers), its column what it is within a layer."""
+    inside = re.search(r"(?:^|\.)(\d+)\.(.+)$", module)
+    if inside is None:
+        return {"layer": None, "path": "", "column": ""}
+    return {"layer": int(inside[1]), "path": inside[2], "column": re.sub(r"_proj$", "", inside[2].rpartition(".")[2])}
 
 
 class Card(anywidget.AnyWidget):

@@ -10,7 +10,6 @@ card.verify(); small = await card        # quantize with these bits, and measure
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ from effkit.spec.errors import BadInput, EffkitError, choice
 from effkit.spec.recipe import Quantize
 from effkit.spec.record import Quality
 
-from ._base import explained, refuse_unknown, script, short_name, style
+from ._base import explained, place_of, refuse_unknown, script, short_name, style
 from ._live import LiveCard, options_of, today
 
 START_BITS = 4  # the budget stands first where every module would have so many bits
@@ -50,7 +49,7 @@ class LayerMap(LiveCard):
     """
 
     _esm = script("heat", "allocation", "live", "layer_grid", "layer_map")
-    _css = style("live", "layer_map")
+    _css = style("live", "layer_grid", "layer_map")
 
     map = t.Dict().tag(sync=True)
     choice = t.Dict().tag(sync=True)
@@ -261,8 +260,12 @@ def told_map(found: Sensitivity, tied: Callable[[str], bool]) -> dict[str, Any]:
 
 def cell(module: str, kind: str, weights: int, choices: list[Any], tied: bool) -> dict[str, Any]:
     """A module as the card draws it: its row is its layer, its column what it is within a layer."""
-    told: dict[str, Any] = {"name": module, "kind": kind, "weights": weights, "choices": choices}
-    inside = re.search(r"(?:^|\.)(\d+)\.(.+)$", module)
-    if inside is None:
-        return {**told, "layer": None, "path": "", "column": "", "tied": tied}
-    return {**told, "layer": int(inside[1]), "path": inside[2], "column": re.sub(r"_proj$", "", inside[2].rpartition(".")[2])}
+    place = place_of(module)
+    return {
+        "name": module,
+        "kind": kind,
+        "weights": weights,
+        "choices": choices,
+        **place,
+        **({"tied": tied} if place["layer"] is None else {}),
+    }

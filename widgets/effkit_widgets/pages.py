@@ -53,7 +53,7 @@ class _Cards:
     def _made(self, material: Material) -> Iterator[tuple[str, Callable[[], Shown | None]]]:
         records = list(material.records)
         if records:
-            yield "FrontierBoard", lambda: shown(effkit_widgets.FrontierBoard(records))
+            yield "FrontierExplorer", lambda: shown(effkit_widgets.FrontierExplorer(records))
             if any(record.recipe.steps for record in records):
                 yield "MethodTable", lambda: _methods(records)
                 yield "CostCard", lambda: _cost_card(records)

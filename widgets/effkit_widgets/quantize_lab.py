@@ -24,8 +24,8 @@ from effkit.spec.recipe import Quantize, step_of
 from effkit.spec.record import Record
 
 from ._base import explained, refuse_unknown, script, short_name, style
+from ._frontier import FRONTIER, FrontierCard
 from ._live import LiveCard, options_of, today
-from .frontier_board import FrontierCard
 
 GROUPS: tuple[int | str | None, ...] = ("auto", 32, 64, 128, 256, None)
 FIRST = {"method": "rtn", "bits": 4, "group_size": "auto", "symmetric": False, "embedding_bits": 8}
@@ -43,7 +43,7 @@ class QuantizeLab(FrontierCard, LiveCard):
     Raises BadInput for something that is no Model, or an unknown option.
     """
 
-    _esm = script("frontier", "live", "quantize_lab")
+    _esm = script(*FRONTIER, "live", "quantize_lab")
     _css = style("frontier", "live")
 
     choice = t.Dict(FIRST).tag(sync=True)

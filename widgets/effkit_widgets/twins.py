@@ -13,13 +13,14 @@ from effkit.spec.errors import bytes_text
 from effkit.spec.intervals import three
 
 State = Mapping[str, Any]
-UNKNOWN = "unavailable"
+UNKNOWN, NONE = "unavailable", (None, None, None)
 MOST = 1000  # rows: a table that nobody scrolls through is no twin
 CAPTIONS = {
     "ByteLedger": "Where the bytes lie",
     "CostCard": "What is kept and what it costs",
     "DistillLab": "A distillation",
     "FrontierBoard": "What each choice costs and keeps",
+    "FrontierExplorer": "What each recipe costs and keeps",
     "LayerMap": "Where the bits should go",
     "MethodTable": "The methods side by side",
     "QuantizeLab": "A quantization",
@@ -77,14 +78,17 @@ def _frontier(state: State) -> Table | None:
     points, figures = state["points"], state["config"]["figures"]
     if not points:
         return None
-    names = [name for name in figures if any(point["figures"][name][0] is not None for point in points)]
+    names = [name for name in figures if any(point["figures"].get(name, NONE)[0] is not None for point in points)]
     columns: list[tuple[str, list[str]]] = [("model", [point["name"] for point in points])]
     if any(point["recipe"] != point["name"] for point in points if point["kind"] != "base"):
         columns.append(("recipe", [point["recipe"] for point in points]))
     for name in names:
         unit = figures[name]["unit"]
         columns.append(
-            (_headed(figures[name]["label"], unit), [estimate(point["figures"][name], unit if unit == "bytes" else "") for point in points])
+            (
+                _headed(figures[name]["label"], unit),
+                [estimate(point["figures"].get(name, NONE), unit if unit == "bytes" else "") for point in points],
+            )
         )
     where = [("device", [point["device"] for point in points]), ("measured on", [point["date"][:10] for point in points])]
     columns += [column for column in where if len(set(column[1])) > 1]
@@ -219,7 +223,8 @@ def _runs(state: State) -> Table | None:
 
 
 _TWINS: dict[str, Callable[[State], Table | None]] = {
-    "ByteLedger": _ledger, "CostCard": _cost, "FrontierBoard": _frontier, "LayerMap": _layers, "MethodTable": _methods,
+    "ByteLedger": _ledger, "CostCard": _cost, "FrontierBoard": _frontier, "FrontierExplorer": _frontier, "LayerMap": _layers,
+    "MethodTable": _methods,
     "QuantizeLab": _runs, "Receipt": _receipts, "Roofline": _roofline, "StackCompare": _stacks, "TimeBreakdown": _times,
     "TokenLens": _tokens,
 }  # fmt: skip

@@ -17,6 +17,7 @@ from effkit.spec.frontier import FIGURES, Frontier
 from effkit.spec.intervals import three
 from effkit.spec.recipe import Quantize, Recipe
 from effkit_widgets._base import STATIC, script
+from effkit_widgets._frontier import FRONTIER
 
 from .records import record
 
@@ -126,11 +127,12 @@ def test_long_curves_are_thinned_to_their_envelope():
 @pytest.mark.parametrize(
     "parts",
     [
-        ("frontier", "frontier_board"),
+        (*FRONTIER, "frontier_board"),
         ("byte_ledger",),
         ("capability", "cost_card"),
         ("live", "run_monitor"),
-        ("frontier", "live", "quantize_lab"),
+        (*FRONTIER, "live", "layer_grid", "explorer_details", "frontier_explorer"),
+        (*FRONTIER, "live", "quantize_lab"),
         ("live", "run_tree", "distill_lab"),
         ("heat", "live", "token_lens"),
         ("heat", "allocation", "live", "layer_grid", "layer_map"),

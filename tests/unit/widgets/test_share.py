@@ -219,7 +219,7 @@ def test_cards_of_another_package_come_in_by_the_same_door(tmp_path, monkeypatch
     monkeypatch.setattr(sys.modules[__name__], "OTHERS", Others(), raising=False)
     monkeypatch.setattr("effkit.lab.pages.parts.table", lambda group, own: {"others": f"{__name__}:OTHERS", **own})
     done = ek.share(family(), tmp_path / "page.html")
-    assert done.cards[0] == "FrontierBoard"
+    assert done.cards[0] == "FrontierExplorer"
     assert done.cards[-1] == "OtherChart"
     assert "why not" in done.notes
     assert "EFFKIT_CARDS.OtherChart = { render() {} };" in done.path.read_text()

@@ -26,24 +26,24 @@ function shapePath(shape, r) {
   if (shape === "square") return `M${-r * 0.9},${-r * 0.9}h${r * 1.8}v${r * 1.8}h${-r * 1.8}Z`;
   if (shape === "triangle") return `M0,${-r * 1.2}L${r * 1.1},${r * 0.8}H${-r * 1.1}Z`;
   if (shape === "diamond") return `M0,${-r * 1.3}L${r * 1.3},0L0,${r * 1.3}L${-r * 1.3},0Z`;
+  if (shape === "wedge") return `M0,${r * 1.2}L${r * 1.1},${-r * 0.8}H${-r * 1.1}Z`;
+  if (shape === "plus") { const t = r * 0.42, w = r * 1.15; return `M${-t},${-w}H${t}V${-t}H${w}V${t}H${t}V${w}H${-t}V${t}H${-w}V${-t}H${-t}Z`; }
   return `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`;
 }
 function legend(items) {
-  return h("ul", { class: "ek-legend" }, items.map(({ kind, shape, text, quiet, dashed, hollow }) => {
-    const icon = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}${dashed ? " ek-dashed" : ""}${hollow ? " ek-hollow" : ""}`, "aria-hidden": "true" });
+  return h("ul", { class: "ek-legend" }, items.map(({ kind, shape, text, quiet, dashed, hollow, colour, outline, size }) => {
+    const icon = s("svg", { viewBox: "-8 -8 16 16", class: `ek-mark-${kind}${dashed ? " ek-dashed" : ""}${hollow ? " ek-hollow" : ""}${outline ? " ek-outline" : ""}`, "aria-hidden": "true", style: colour ? `--ek-mark:${colour}` : null });
     if (shape === "ring") s("circle", { r: 6.5, class: "ek-ring" }, icon);
+    else if (shape === "ties") for (const cls of ["ek-tie", "ek-tie-gap"]) s("line", { x1: -6, x2: 6, y1: 0, y2: 0, class: cls }, icon);
     else if (shape === "line") s("path", { d: "M-8,0H8", class: "ek-mark", "stroke-dasharray": dashed ? "5 3" : null, "stroke-width": 2 }, icon);
-    else s("path", { d: shapePath(shape ?? SHAPES[kind] ?? "square", 5.5), class: "ek-mark" }, icon);
+    else s("path", { d: shapePath(shape ?? SHAPES[kind] ?? "square", size ?? 5.5), class: "ek-mark" }, icon);
     return h("li", {}, icon, h("span", {}, text), quiet ? h("span", { class: "ek-quiet" }, quiet) : null);
   }));
 }
 
 // Whiskers of a point at (x, y): where its interval begins and ends on each axis, in pixels; null where it has none.
-function whiskers(g, x, y, across, up) {
-  const style = "stroke:var(--ek-mark)";
-  if (up) s("path", { d: `M${x},${up[0]}V${up[1]}M${x - 4},${up[0]}h8M${x - 4},${up[1]}h8`, class: "ek-error", style }, g);
-  if (across) s("path", { d: `M${across[0]},${y}H${across[1]}M${across[0]},${y - 4}v8M${across[1]},${y - 4}v8`, class: "ek-error", style }, g);
-}
+const whiskerPath = (x, y, across, up) => (up ? `M${x},${up[0]}V${up[1]}M${x - 4},${up[0]}h8M${x - 4},${up[1]}h8` : "") + (across ? `M${across[0]},${y}H${across[1]}M${across[0]},${y - 4}v8M${across[1]},${y - 4}v8` : "");
+function whiskers(g, x, y, across, up) { if (across || up) s("path", { d: whiskerPath(x, y, across, up), class: "ek-error", style: "stroke:var(--ek-mark)" }, g); }
 // Direct labels of points [{ text, x, y, of, gap }]: right, left, above or below, wherever nothing is hidden; one without room waits for
 // the tooltip. taken: boxes [left, top, width, height] that hold something else.
 function placeLabels(points, { left, right, top, bottom }, others = []) {

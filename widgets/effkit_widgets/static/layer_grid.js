@@ -4,7 +4,7 @@ Object.assign(STRINGS, {
   gridLabel: { en: "Modules by layer. Arrow keys move, Shift five at a time; digits 2 to 8 set bits, 1 leaves the weights as they are, plus and minus go one step, Delete lets the budget choose." },
   layerHead: { en: "layer {n}" }, columnHead: { en: "all {name} modules" }, allHead: { en: "all modules" }, embShort: { en: "emb" }, headShort: { en: "head" },
 });
-function layerGrid(host, { modules, onchoose, onkey }) {
+function layerGrid(host, { modules, onchoose, onkey, label = say("gridLabel") }) {
   const layers = [...new Set(modules.filter((m) => m.layer !== null).map((m) => m.layer))].sort((a, b) => a - b);
   const columns = [...new Map(modules.filter((m) => m.layer !== null).map((m) => [m.path, m.column])).entries()];
   const at = new Map(modules.map((m, i) => [`${m.layer}/${m.path}`, i])), outside = modules.map((m, i) => [m, i]).filter(([m]) => m.layer === null);
@@ -26,7 +26,7 @@ function layerGrid(host, { modules, onchoose, onkey }) {
   });
   top.forEach((node, c) => heads.set(`-1,${c}`, node));
   heads.set("-1,-1", corner);
-  const table = h("table", { class: "ek-grid", role: "grid", "aria-label": say("gridLabel"), "aria-multiselectable": "true" }, h("thead", {}, h("tr", {}, corner, top)), h("tbody", {}, body));
+  const table = h("table", { class: "ek-grid", role: "grid", "aria-label": label, "aria-multiselectable": "true" }, h("thead", {}, h("tr", {}, corner, top)), h("tbody", {}, body));
   const box = h("div", { class: "ek-chart", "data-points": modules.length }, table);
   host.append(box);
   let here = [Math.min(first.length, rows.length - 1), 0], chosen = [];

@@ -72,10 +72,9 @@ export default {
 
     // the frontier
     const verdict = h("strong", {}), count = h("span", { class: "ek-quiet" }), line = h("p", { class: "ek-state" }, verdict, " ", count);
-    const words = (text) => { setText(verdict, model.get("sentence")); if (text !== undefined) setText(count, model.get("points").length > 1 ? text : ""); };
-    const view = frontierView(landing, model, signal, { onstate: words });
+    const words = (text, dragging) => { setText(verdict, verdictOf(model.get("points"), stateOf(model, dragging))); setText(count, model.get("points").length > 1 ? text : ""); };
+    const view = frontierView(landing, model, signal, { ui, onstate: words });
     landing.append(line, view.controls);
-    ui.on("change:sentence", () => words());
     const modelsTwin = tableTwin(ui, view.table, "frontier.csv", { show: say("modelsTable"), hide: say("modelsHide") });
     const show = () => { landing.hidden = modelsTwin.toggle.hidden = !model.get("points").length; modelsTwin.update(); view.soon(); };
     ui.on("change:points", show);
