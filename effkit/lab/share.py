@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from effkit.spec.allocation import Sensitivity
-from effkit.spec.errors import BadInput, bytes_text
+from effkit.spec.errors import BadInput, EffkitError, bytes_text
 from effkit.spec.files import write_text
 from effkit.spec.record import Record
 
@@ -63,7 +63,8 @@ def share(
 
     what:   a Record, several (an ek.Store, whatever has `.records`), files as ek.read_records reads them, or one notebook
     title, introduction: words of the author; plain text
-    model:  what describes the base (a Model, an Architecture, a config): the roofline and the two stacks are drawn for it
+    model:  what describes the base (a Model, an Architecture, a config, a folder): the roofline and the two stacks are drawn for it;
+            None: where the records say that they began, if it lies here
     sensitivity: of ek.sensitivity, or a JSON file of one: the map of layers, whose budget is solved in the page
     cards:  live widgets, shown as they are now after the page's own; one of a class that the page would make takes its place
     records: beside a notebook: what its page holds and lists in its receipt
@@ -79,7 +80,7 @@ def share(
         raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
     drawn = all_cards()
     held = _records(records) if notebook is not None else _records(what)
-    material = Material(held, path.name, model, _sensitivity(sensitivity), tuple(cards))
+    material = Material(held, path.name, _described(model, held), _sensitivity(sensitivity), tuple(cards))
     inside: list[Shown] = []
     body = ""
     if notebook is None:
@@ -137,6 +138,24 @@ def _records(what: Any) -> tuple[Record, ...]:
         else:
             raise BadInput(f"a {type(one).__name__} is among what is to be shared", ALLOWED)
     return tuple(found.values())
+
+
+def _described(model: Any, records: tuple[Record, ...]) -> Any:
+    """What describes the base: as given, or a config that lies where the records began; None where none is found."""
+    sources = {record.checkpoint.source for record in records}
+    source = model if isinstance(model, str) else sources.pop() if model is None and len(sources) == 1 else None
+    if source is None or (Path(os.path.expanduser(source)) / "config.json").is_file():
+        return model if source is None else Path(os.path.expanduser(source))
+    from effkit.models.default import BUILT_IN, built_in_config
+
+    if source not in BUILT_IN:
+        return model
+    try:
+        return built_in_config(source)
+    except EffkitError:
+        if model is not None:
+            raise
+        return None
 
 
 def _sensitivity(given: Any) -> Sensitivity | None:

@@ -48,6 +48,10 @@ class _Cards:
             if made is not None:
                 told.cards.append(made)
         told.cards += [shown(card) for card in material.cards]
+        if material.records and material.model is None and not given & {"Roofline", "StackCompare"}:
+            told.missing.append(
+                f"{caption_of('Roofline')}, {caption_of('StackCompare')}: the base's shape is not known here; give it as model="
+            )
         return told
 
     def _made(self, material: Material) -> Iterator[tuple[str, Callable[[], Shown | None]]]:

@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
     share.add_argument("--out", required=True, metavar="FILE", help="page.html; for a notebook also copy.ipynb, which GitHub can show")
     share.add_argument("--title", help="(default: of the models, or the notebook's first heading)")
     share.add_argument("--introduction", default="", help="a few sentences of your own")
-    share.add_argument("--model", metavar="CONFIG", help="config.json or folder of the base: the roofline and two stacks are drawn for it")
+    share.add_argument(
+        "--model", metavar="CONFIG", help="name, config.json or folder of the base, for the roofline (default: as the records say)"
+    )
     share.add_argument("--sensitivity", metavar="FILE", help="JSON of ek.sensitivity: the map of layers with its budget")
     share.add_argument("--records", action="append", metavar="FILE", help="beside a notebook: records for its receipt")
     share.add_argument("--licence", help="under which the page is shared, such as CC-BY-4.0")

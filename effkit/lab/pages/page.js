@@ -16,6 +16,16 @@ async function unpacked(id) {
 }
 const revive = (key, value) => (value && typeof value === "object" && "$bytes" in value ? new DataView(binary(value.$bytes).buffer) : value);
 
+// one answer out of columns of [path, its value in each answer]
+function answerAt(columns, at) {
+  const answer = {};
+  for (const [path, values] of columns) {
+    if (values[at] === "$absent") continue;
+    let node = answer;
+    path.forEach((key, i) => { if (i === path.length - 1) node[key] = values[at]; else node = node[key] ??= typeof path[i + 1] === "number" ? [] : {}; });
+  }
+  return answer;
+}
 // --- a model without a kernel; where figures were computed beforehand it looks them up ---
 function offlineModel({ state, grid }) {
   const held = { ...state }, heard = {}, names = Object.keys(grid?.axes ?? {});
@@ -24,7 +34,7 @@ function offlineModel({ state, grid }) {
   const figuresFor = (settings) => {
     let at = 0;
     for (const name of names) { const i = grid.axes[name].indexOf(settings[name]); if (i < 0) return null; at = at * grid.axes[name].length + i; }
-    return grid.figures[at];
+    return answerAt(grid.columns, at);
   };
   const model = {
     recorded: grid?.axes,

@@ -6,7 +6,7 @@ party brings cards of its own through the entry-point group "effkit.pages".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from effkit.spec.allocation import Sensitivity
     from effkit.spec.record import Record
 
+ABSENT = "$absent"  # in a column of answers: this one has no such value
 PAGES = {"cards": "effkit_widgets.pages:CARDS"}
 
 
@@ -38,6 +39,23 @@ class Grid:
 
     axes: Mapping[str, Sequence[Any]]
     figures: Sequence[Any]
+
+    def columns(self) -> list[tuple[list[str | int], list[Any]]]:
+        """The same by column: (path within an answer, its value in each; ABSENT where it has none). Packs to half the size."""
+        found: dict[tuple[str | int, ...], list[Any]] = {}
+        for number, answer in enumerate(self.figures):
+            for path, value in _leaves(answer):
+                found.setdefault(path, [ABSENT] * len(self.figures))[number] = value
+        return [(list(path), values) for path, values in found.items()]
+
+
+def _leaves(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every value with its path; what is empty is a value itself."""
+    within = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()
+    if not within or not data:
+        yield path, data
+    for key, value in within:
+        yield from _leaves(value, (*path, key))
 
 
 @dataclass(frozen=True)

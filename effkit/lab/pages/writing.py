@@ -188,7 +188,7 @@ def _names(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _grid(card: Shown) -> dict[str, Any] | None:
-    return None if card.grid is None else {"axes": cleaned(card.grid.axes), "figures": cleaned(card.grid.figures)}
+    return None if card.grid is None else {"axes": cleaned(card.grid.axes), "columns": cleaned(card.grid.columns())}
 
 
 def place(number: int, card: Shown) -> str:

@@ -10,20 +10,23 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import nbformat
 import pytest
 
 import effkit as ek
 from effkit.lab.exchange import read_records
+from effkit.lab.pages import parts
 from effkit.lab.pages.notebook import STATE, VIEW, body_of, repaired
-from effkit.lab.pages.parts import Shown, Story, Table, all_cards
+from effkit.lab.pages.parts import Grid, Shown, Story, Table, all_cards
 from effkit.lab.pages.safe import cleaned, packed, policy, visible
 from effkit.lab.pages.writing import place
 from effkit.spec.errors import BadInput, Unavailable
 from effkit_widgets._base import STATIC
 
 from .records import BASE, family, record
+from .test_kit import NODE, needs_node
 
 HOSTILE = (
     "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'><svg onload=window.pwned=1> "
@@ -74,6 +77,16 @@ def test_what_misleads_is_shown_or_gone():
     assert cleaned({"a\u202e": ["\x1b[0mx", b"\x00\xff", float("nan"), None, 1]}) == {"a[U+202E]": ["x", {"$bytes": "AP8="}, None, None, 1]}
 
 
+@needs_node
+def test_answers_by_column_are_the_answers():
+    answers = [{"a": [1, None, {"b": []}], "c": "x"}, {"a": [2], "c": None, "d": {}}, {"a": [], "c": "<b>"}]
+    grid = Grid({"n": [1, 2, 3]}, answers)
+    source = (Path(parts.__file__).parent / "page.js").read_text().partition("// one answer")[2].partition("// --- a model")[0]
+    code = f"// {source}\nconsole.log(JSON.stringify([0, 1, 2].map((at) => answerAt({json.dumps(grid.columns())}, at))))"
+    done = subprocess.run([NODE, "--input-type=module"], input=code, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == answers, done.stderr
+
+
 def test_packed_data_cannot_end_a_script():
     text = packed({"name": "</script><script>alert(1)</script>"})
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", text)
@@ -94,7 +107,6 @@ def test_hostile_names_become_text_and_nothing_else(page):
 def ek_page_of_plain_names(tmp=[]) -> str:  # noqa: B006 - made once
     if not tmp:
         import tempfile
-        from pathlib import Path
 
         with tempfile.TemporaryDirectory() as folder:
             ek.share(family(), Path(folder, "page.html"), title="plain", introduction="plain")
@@ -170,6 +182,15 @@ def test_a_page_says_which_figures_it_lacks_and_why(tmp_path):
     assert "CostCard" not in done.cards
     assert any("What is kept and what it costs" in note for note in done.notes)
     assert "What is not here" in Tags(done.path.read_text()).text
+
+
+def test_the_shape_of_the_base_is_found_where_the_records_say(tmp_path, tiny_llama_folder):
+    began = {"source": str(tiny_llama_folder)}
+    records = [one.model_copy(update={"checkpoint": one.checkpoint.model_copy(update=began)}) for one in family()]
+    assert {"Roofline", "StackCompare"} <= set(ek.share(records, tmp_path / "page.html").cards)
+    done = ek.share(family(), tmp_path / "page.html")
+    assert "Roofline" not in done.cards
+    assert any("the base's shape is not known here" in note for note in done.notes)
 
 
 def test_the_folders_of_the_author_are_not_on_the_page(tmp_path):
