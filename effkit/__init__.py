@@ -27,6 +27,7 @@ _HOME = {
     "Distill": "spec.recipe",
     "EffkitError": "spec.errors",
     "Estimate": "spec.intervals",
+    "Exploration": "spec.exploration",
     "Exported": "models.exporting",
     "Frontier": "spec.frontier",
     "Model": "models.model",
@@ -40,6 +41,7 @@ _HOME = {
     "Record": "spec.record",
     "Replay": "spec.replay",
     "Run": "lab.run",
+    "Space": "spec.space",
     "Store": "lab.store",
     "Student": "spec.recipe",
     "accelerator": "hardware.catalogue",
@@ -57,6 +59,7 @@ _HOME = {
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
+    "explore": "lab.explore",
     "export": "models.exporting",
     "fleet": "hardware.fleet",
     "load": "models.loading",
@@ -88,6 +91,7 @@ __all__ = [
     "Distill",
     "EffkitError",
     "Estimate",
+    "Exploration",
     "Exported",
     "Frontier",
     "Model",
@@ -101,6 +105,7 @@ __all__ = [
     "Record",
     "Replay",
     "Run",
+    "Space",
     "Store",
     "Student",
     "accelerator",
@@ -118,6 +123,7 @@ __all__ = [
     "devices",
     "distill",
     "evaluate",
+    "explore",
     "export",
     "fleet",
     "load",
@@ -154,6 +160,7 @@ if TYPE_CHECKING:
     from .hardware.projection import plausible, project
     from .lab.claim import claim
     from .lab.exchange import read_records, write_records
+    from .lab.explore import explore
     from .lab.measuring import measure
     from .lab.replay import replay
     from .lab.run import Run, attach, start
@@ -174,6 +181,7 @@ if TYPE_CHECKING:
     from .spec.capability import Capability
     from .spec.claim import Claim
     from .spec.errors import EffkitError
+    from .spec.exploration import Exploration
     from .spec.frontier import Frontier
     from .spec.intervals import Estimate
     from .spec.plan import Plan
@@ -181,6 +189,7 @@ if TYPE_CHECKING:
     from .spec.recipe import Distill, Prune, Quantize, Recipe, Student
     from .spec.record import Checkpoint, Cost, Profile, Quality, Record
     from .spec.replay import Replay
+    from .spec.space import Space
 
 
 def __getattr__(name: str) -> Any:

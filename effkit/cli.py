@@ -1,4 +1,4 @@
-"""effkit doctor | export | lab | replay | run | share: no Python to write. What machines read goes to stdout, what people read to stderr.
+"""effkit doctor | explore | export | lab | replay | run | share: no Python to write. Machines read stdout, people stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effkit.lab.explore_command import add_explore
 from effkit.lab.foreground import Stopped as _Stopped
 from effkit.lab.foreground import driven as _driven
 from effkit.lab.foreground import stoppable as _stoppable
@@ -60,9 +61,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="doctor | export | lab | replay | run | share")
+    commands = parser.add_subparsers(required=True, metavar="doctor | explore | export | lab | replay | run | share")
     doctor = commands.add_parser("doctor", help="the state of this machine: what works, what does not, what to install")
     doctor.set_defaults(command=_doctor)
+    add_explore(commands)
     export = commands.add_parser("export", help="write a model so that llama.cpp, transformers or vLLM read it")
     export.add_argument("model", help="built-in name, folder (such as the model/ of effkit run), .gguf file or hub id")
     export.add_argument("out", help="a new folder, or a name that ends in .gguf")

@@ -27,14 +27,7 @@ def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | 
     text: for every step that reads text and names none. All steps are planned first, so that a mistake in the last one
     is found before the first begins. Raises what the steps raise: BadInput, Unavailable, OutOfMemory.
     """
-    if model.recipe.steps:
-        raise BadInput(f"this model was already made by {model.recipe.label()!r}", "Allowed: a base model", "Load the base again")
-    check(model, recipe, text)
-    for before, step in zip((None, *recipe.steps), recipe.steps, strict=False):
-        if isinstance(step, Distill) and not isinstance(before, Prune | Student):
-            raise BadInput(
-                "a distill step follows no prune step", "A student that equals its teacher has nothing to learn", "Add prune before it"
-            )
+    refuse(model, recipe, text)
     at = int(resume.state["at"]) if resume else 0
     trained = {k.removeprefix("trained/"): t for k, t in resume.tensors.items() if k.startswith("trained/")} if resume else {}
     current = model
@@ -43,14 +36,27 @@ def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | 
             current = _as_trained(current, step, trained, recipe.seed)
             continue
         inner = _inner(resume) if resume and i == at else None
-        work = _work(model, current, step, text, recipe.seed, inner)
+        work = step_work(model, current, step, text, recipe.seed, inner)
         current = yield from _relayed(work, i, len(recipe.steps), trained)
         if isinstance(step, Distill):
             trained = {name: t.detach() for name, t in current.module.state_dict().items()}
     return current
 
 
-def _work(base: Model, current: Model, step: Step, text: Any, seed: int, resume: Snapshot | None) -> Work[Model]:
+def refuse(model: Model, recipe: Recipe, text: Any = None) -> None:
+    """Raise what is wrong with `recipe` for the base `model`, before anything is made or measured."""
+    if model.recipe.steps:
+        raise BadInput(f"this model was already made by {model.recipe.label()!r}", "Allowed: a base model", "Load the base again")
+    check(model, recipe, text)
+    for before, step in zip((None, *recipe.steps), recipe.steps, strict=False):
+        if isinstance(step, Distill) and not isinstance(before, Prune | Student):
+            raise BadInput(
+                "a distill step follows no prune step", "A student that equals its teacher has nothing to learn", "Add prune before it"
+            )
+
+
+def step_work(base: Model, current: Model, step: Step, text: Any, seed: int, resume: Snapshot | None = None) -> Work[Model]:
+    """One step of a recipe, done to `current`, which the steps before it made of `base`."""
     if isinstance(step, Quantize):
         return apply_quantize(current, step, None if step.calibration else text, seed, resume)
     if isinstance(step, Distill):

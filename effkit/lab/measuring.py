@@ -47,7 +47,7 @@ def measure(
     The other arguments are those of ek.evaluate and ek.profile, and so are the errors; a store that cannot be written is
     found before the work begins.
     """
-    shelf = _store(store)
+    shelf = shelf_of(store)
     if shelf is not None:
         shelf.check()
     compared = model if base is None and not model.recipe.steps else base
@@ -106,7 +106,8 @@ def cost_of(model: Model, base: Model | None = None, profile: Profile | None = N
     )
 
 
-def _store(store: Store | str | Path | bool | None) -> Store | None:
+def shelf_of(store: Store | str | Path | bool | None) -> Store | None:
+    """The store that a person means: None or True their own, False none."""
     if store is False:
         return None
     if store is None or store is True:

@@ -23,7 +23,7 @@ def code_of(recipe: Recipe, source: str, revision: str | None = None) -> str:
     model = ek.quantize(base, method="gptq", bits=3)
     """
     at = f", revision={_written(revision)}" if revision else ""
-    lines = ["import effkit as ek", f"base = ek.load({_written(_tilde(source))}{at})"]
+    lines = ["import effkit as ek", f"base = ek.load({_written(tilde(source))}{at})"]
     for i, step in enumerate(recipe.steps):
         call = VERBS[step.step] if i else VERBS[step.step].replace("model", "base")
         lines.append(f"model = {call}{''.join(f', {name}={_written(value)}' for name, value in said(step, recipe.seed).items())})")
@@ -57,7 +57,7 @@ def _written(value: Any) -> str:
     return repr(value)
 
 
-def _tilde(source: str) -> str:
-    """A path below the home folder without the person's name."""
+def tilde(source: str) -> str:
+    """A path below the home folder without the person's name; anything else as it is."""
     path = Path(source)
     return f"~/{path.relative_to(Path.home())}" if path.is_absolute() and path.is_relative_to(Path.home()) else source

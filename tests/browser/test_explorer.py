@@ -11,7 +11,7 @@ from driving import explorer_cells, press
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from explorer_frames import frames
+from explorer_frames import frames  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.timeout(300)
 FRAME_MS = 33
@@ -55,7 +55,7 @@ def test_axes_brush_budget_choice_and_code(open_notebook):
     page.wait_for_timeout(400)
     chosen = notebook.value("card.chosen_record.name")
     assert card.locator(".ek-details h4").inner_text() == chosen
-    assert card.locator("pre.ek-code").inner_text() == notebook.value("card.chosen_record.code()")
+    assert card.locator("pre.ek-recipe-code").inner_text() == notebook.value("card.chosen_record.code()")
     assert notebook.value("card.code.splitlines()[:2]") == ["import effkit as ek", 'base = ek.load("smollm2-135m")']
     assert card.locator(".ek-details td[data-module]").count() == notebook.value("len(card.chosen_record.plans[-1].modules)")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -184,7 +184,7 @@ def test_without_a_kernel_all_of_it_still_works(open_notebook):
     page.mouse.click(*centre(card, "r7"))
     page.wait_for_timeout(200)
     name = card.locator(".ek-details h4").inner_text()
-    assert "ek.quantize(" in card.locator("pre.ek-code").inner_text()
+    assert "ek.quantize(" in card.locator("pre.ek-recipe-code").inner_text()
     press(card, "compare")
     page.mouse.click(*centre(card, "r0"))
     page.wait_for_timeout(200)

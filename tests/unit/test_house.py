@@ -19,12 +19,12 @@ MODULES = sorted([*LIBRARY.rglob("*.py"), *WIDGETS.rglob("*.py")])
 PAGES = sorted(path for pattern in ("*.js", "*.css", "*.html", "*.j2") for path in [*LIBRARY.rglob(pattern), *WIDGETS.rglob(pattern)])
 
 SURFACE = [
-    "Calibration", "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Exported", "Frontier", "Model",
-    "Plan", "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Replay", "Run", "Store", "Student", "accelerator",
-    "accelerators", "architecture", "attach", "best_format", "bottleneck", "break_even_price", "breakdown", "calibrate", "claim",
-    "compare_tokens", "device", "devices", "distill", "evaluate", "export", "fleet", "load", "measure", "plan", "plausible", "price",
-    "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay", "sensitivity", "share", "start", "student",
-    "sweep", "write_records",
+    "Calibration", "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Exploration", "Exported",
+    "Frontier", "Model", "Plan", "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Replay", "Run", "Space",
+    "Store", "Student", "accelerator", "accelerators", "architecture", "attach", "best_format", "bottleneck", "break_even_price",
+    "breakdown", "calibrate", "claim", "compare_tokens", "device", "devices", "distill", "evaluate", "explore", "export", "fleet", "load",
+    "measure", "plan", "plausible", "price", "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay",
+    "sensitivity", "share", "start", "student", "sweep", "write_records",
 ]  # fmt: skip
 
 

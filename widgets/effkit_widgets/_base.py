@@ -6,9 +6,12 @@ concatenated here, so there is no build step and nothing is ever asked from an a
 Hooks that stay as they are, for tests and for pages that show recorded cards:
 - the root of every widget is `section.ek-card` with `data-widget` (the class name), `data-state` (idle, running, paused,
   cancelled, done, failed, interrupted, recorded) and `data-theme` (light, dark)
-- buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear
+- buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear, best, compare,
+  copy-code
 - a chart is `.ek-chart` with `data-points`; in it `[data-series]` groups have their own `data-points`; the frontier's
-  points are `.ek-point[data-id][data-kind][data-fits][aria-selected]`, its budget lines `[role=slider][data-budget=quality|cost]`
+  points are `.ek-point[data-id][data-kind][data-fits][aria-selected]` (of more than 150 only the one with the focus: the others
+  are on a canvas; `.ek-frontier[data-points][data-fits][data-selected]` counts them), its budget lines
+  `[role=slider][data-budget=quality|cost]`
 - the layer map's cells are `td[data-module][data-pinned][aria-selected]`, its figures `[data-fact]`; a lens's tokens `[data-token]`
 - fields carry the `name` of what they set: method, bits, group_size, embedding_bits, layers, steps, temperature, ...
 - a host without a kernel marks an ancestor `.jupyter-widgets-disconnected` (ipywidgets does) or `[data-ek-recorded]`

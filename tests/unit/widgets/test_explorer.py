@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from typing import Any
 
 import pytest
 
 import effkit as ek
+from effkit.lab.explore import explore
 from effkit.lab.store import Store
 from effkit.spec.errors import BadInput
 from effkit.spec.frontier import FIGURES, QUALITY, Frontier, contenders, not_distinguishable, tied
@@ -21,7 +24,7 @@ from .records import CHECKPOINT, family, record
 from .test_kit import needs_node, run
 
 
-def crowd(n: int = 60, seed: int = 5) -> list:
+def crowd(n: int = 60, seed: int = 5) -> list[Any]:
     """A base and records among which many are ties: few noises, few sizes."""
     draw = random.Random(seed)
     made = [
@@ -38,9 +41,9 @@ def test_many_pairs_at_once_are_judged_as_one_by_one():
         field = "kl" if by == "kl" else "nll"
         for r in records[:8]:
             blocks = [getattr(o.quality.blocks, field) for o in records]
-            apart = [paired_difference(getattr(r.quality.blocks, field), b) for b in blocks]
+            apart: list[Any] = [paired_difference(getattr(r.quality.blocks, field), b) for b in blocks]
             assert tied(r, records, by) == [bool(d.low <= 0 <= d.high) for d in apart]
-    other = record("other text")
+    other: Any = record("other text")
     other = other.model_copy(update={"quality": other.quality.model_copy(update={"text": "u"})})
     assert tied(records[0], [other, records[0]]) == [None, True]
     # what is not measured on text is compared by its own interval, or exactly
@@ -58,7 +61,7 @@ def test_contenders_are_those_of_every_front():
 
 
 def test_it_holds_what_a_reader_can_ask_for():
-    explorer = FrontierExplorer(family(), samples={"4-bit": [("Once", "upon <b>a</b> time")]})
+    explorer: Any = FrontierExplorer(family(), samples={"4-bit": [("Once", "upon <b>a</b> time")]})
     four = explorer.details["4-bit"]
     assert four["code"] == 'import effkit as ek\nbase = ek.load("toy")\nmodel = ek.quantize(base, method="rtn", bits=4)'
     assert four["steps"] == [["quantize", {"method": "rtn", "bits": 4}]]
@@ -126,8 +129,16 @@ def test_a_store_is_followed(tmp_path):
     ("make", "words"),
     [
         (lambda: FrontierExplorer([], color="bits"), "the option of FrontierExplorer is 'color'. Did you mean 'colour'"),
-        (lambda: FrontierExplorer(3), "the records are a int. Allowed: records, a Store, or a Run of a search."),
-        (lambda: FrontierExplorer(["a"]), "a str is among the records"),
+        (
+            lambda: FrontierExplorer(3),  # type: ignore[arg-type]
+            "the records are a int. Allowed: records, an Exploration, a Store, or a Run of ek.explore.",
+        ),
+        (
+            lambda: FrontierExplorer(["a"]),  # type: ignore[list-item]
+            "a str is among the records",
+        ),
+        (lambda: FrontierExplorer([], colour="bitz"), "colour is 'bitz'. Allowed: 'kind'"),
+        (lambda: FrontierExplorer([], size="bitz"), "size is 'bitz'. Allowed: 'kind'"),
         (lambda: FrontierExplorer([], y="size"), "y is 'size'. Allowed: 'retained', "),
     ],
 )
@@ -214,3 +225,37 @@ def test_the_front_knows_its_ties_and_what_lies_behind():
 def test_every_figure_says_how_its_ties_are_found():
     for name in FIGURES:
         assert (tie_of(name) is None) == (name not in QUALITY)
+
+
+SPACE = {"steps": [{"step": "quantize", "bits": [2, 3, 4, 8], "group_size": [None, 16], "embedding_bits": None}]}
+QUICK: dict[str, Any] = {"sampler": "grid", "window": 16, "windows": 3, "store": False, "speed": False}
+
+
+def test_a_search_is_followed_while_it_goes_on(tiny_llama):
+    """Trials land as they end, those that stopped with their reason; a second sitting shows the first one's too."""
+    space = {"steps": [{**SPACE["steps"][0], "group_size": [None, 5]}]}  # groups of five divide no row: those fail
+    run = ek.start(explore, tiny_llama, space, halving=(1,), eta=2.0, **QUICK)
+    explorer: Any = FrontierExplorer(run)
+    seen = set()
+    while run.state not in ("done", "failed"):
+        explorer._look()
+        seen.add(len(explorer.points))
+        time.sleep(0.02)
+    found = explorer.wait(60)
+    assert found == run.result
+    assert len(found.trials) == len(explorer.points) - 1 == 8
+    assert [r.id for r in explorer.records] == [r.id for r in found.records]
+    states = {p["name"]: (p.get("state", "done"), p.get("reason", "")) for p in explorer.points[1:]}
+    assert states == {t.label: (t.state, t.reason if t.state != "done" else "") for t in found.trials}
+    assert {state for state, _ in states.values()} == {"done", "stopped", "failed"}
+    assert all(explorer.details[p["id"]]["steps"] for p in explorer.points[1:])
+    assert explorer.chosen_record is not None
+    assert len(seen) > 2, "nothing was shown before the end"
+    again: Any = FrontierExplorer(found)
+    assert {p["name"] for p in again.points} == {p["name"] for p in explorer.points}
+    assert [p["figures"] for p in again.points] == [p["figures"] for p in explorer.points]
+    # stopped trials were measured on less text: hollow, and neither on the front nor in the verdict
+    assert again.sentence == explorer.sentence
+    later: Any = FrontierExplorer(ek.start(explore, tiny_llama, space, halving=(1,), eta=2.0, **QUICK))
+    later.wait(60)
+    assert {p["name"] for p in later.points} == {p["name"] for p in explorer.points}

@@ -1,7 +1,7 @@
 // What one point of the explorer is: figures, recipe, the code that makes it, bits by module, bytes, samples; or two points side by side.
 Object.assign(STRINGS, {
   detailsTitle: { en: "The chosen model" }, detailsNone: { en: "Choose a point: click it, or move to it with the arrow keys and press Enter." }, detailsGone: { en: "The chosen point is not among these records." },
-  ofBase: { en: "{v} of the base" }, figures: { en: "Figures" }, compression: { en: "Compression" }, times: { en: "{v} times smaller" }, measuredText: { en: "Measured on" }, measuredOn: { en: "{tokens} tokens of {text}" },
+  ofBase: { en: "of the base" }, figures: { en: "Figures" }, compression: { en: "Compression" }, times: { en: "{v} times smaller" }, measuredText: { en: "Measured on" }, measuredOn: { en: "{tokens} tokens of {text}" },
   recipeTitle: { en: "Recipe" }, recipeBase: { en: "The base as it is: no step." }, step_quantize: { en: "Quantize" }, step_prune: { en: "Prune" }, step_student: { en: "New student" }, step_distill: { en: "Distill" },
   codeTitle: { en: "The code that makes it" }, copyCode: { en: "Copy code" }, codeRefused: { en: "Copying was refused; the code is selected" },
   bitsTitle: { en: "Bits by module" }, bitsLabel: { en: "Bits of every module by layer. Arrow keys move." }, bitsCell: { en: "{name}: {bits}" }, bitsOf: { en: "{n} bits" }, keptAsIs: { en: "as it was" }, bitsMany: { en: "{n} modules" },
@@ -18,7 +18,7 @@ function figureRows(model, p) {
   const base = model.get("points").find((q) => q.kind === "base");
   return Object.entries(model.get("config").figures).filter(([name]) => p.figures[name]).map(([name, f]) => {
     const value = p.figures[name], of = base && base !== p && (!f.ties || name === "perplexity") ? base.figures[name]?.[0] : null; // the others are shares of the base already
-    return { name, f, value, share: of && value[0] !== null ? say("ofBase", { v: `${three((100 * value[0]) / of)}%` }) : "" };
+    return { name, f, value, share: of && value[0] !== null ? `${three((100 * value[0]) / of)}%` : "" };
   });
 }
 // Two points in one figure, in words: a tie is a tie.
@@ -32,6 +32,11 @@ function differenceText(a, b, name, figures) {
   if (crossed) return say("overlap");
   const far = ratio === null ? withUnit(Math.abs(x - y), figures[name].unit) : ratio < 2 ? `${three(100 * (ratio - 1))}%` : say("factor", { v: three(ratio) });
   return say("betterBy", { name: winner, v: far });
+}
+// where the base is a folder of this machine, the code says which
+function codeHere(model, code) {
+  for (const [short, full] of Object.entries(model.get("local") ?? {})) { const said = `ek.load("${short}"`; if (code.includes(said)) return code.replace(said, () => `ek.load(${JSON.stringify(full)}`); }
+  return code;
 }
 function bitsFor(model, detail) {
   const { layouts, maps } = model.get("maps") ?? {}, map = maps?.[detail?.map];
@@ -54,12 +59,13 @@ function detailsPanel(ui, { standing }) {
     const detail = detailOf(p), rows = figureRows(model, p).map(({ f, value, share }) => [shortLabel(f), intervalText(value, f.unit), share]);
     if (detail.base_bytes && p.figures.bytes?.[0] && p.kind !== "base") rows.push([say("compression"), say("times", { v: three(detail.base_bytes / p.figures.bytes[0]) }), ""]);
     if (detail.tokens) rows.push([say("measuredText"), say("measuredOn", { tokens: detail.tokens.toLocaleString("en"), text: detail.text || "?" }), ""]);
-    rows.push([say("device"), p.device, p.date?.slice(0, 10)]);
+    rows.push([say("device"), [p.device, p.date?.slice(0, 10)].filter(Boolean).join(", "), ""]);
+    if (rows.some((row) => row[2])) rows.unshift(["", "", say("ofBase")]);
     return h("dl", { class: "ek-facts ek-three" }, rows.flatMap(([k, v, more]) => [h("dt", {}, k), h("dd", {}, v), h("dd", { class: "ek-quiet" }, more ?? "")]));
   }
   const recipeList = (steps) => (steps?.length ? h("ol", { class: "ek-steps-list" }, steps.map(([step, values]) => h("li", {}, h("b", {}, say(`step_${step}`)), Object.keys(values).length ? ": " : "", Object.entries(values).map(([k, v]) => `${fieldName(k)} ${written(v)}`).join(", ")))) : h("p", {}, say("recipeBase")));
   function codeBox(code) {
-    const pre = h("pre", { class: "ek-code", tabindex: "0", "aria-label": say("codeTitle") }, code);
+    const pre = h("pre", { class: "ek-recipe-code", tabindex: "0", "aria-label": say("codeTitle") }, code);
     const copy = async () => {
       try { await navigator.clipboard.writeText(code); setText(told, say("copied")); } catch { getSelection().selectAllChildren(pre); setText(told, say("codeRefused")); }
       setTimeout(() => setText(told, ""), 4000);
@@ -85,7 +91,7 @@ function detailsPanel(ui, { standing }) {
     const detail = detailOf(p), found = bitsFor(model, detail), parts = [head(p), lines(p)];
     if (Object.keys(p.figures).length) parts.push(figureList(p));
     parts.push(h("h5", {}, say("recipeTitle")), recipeList(detail.steps));
-    if (detail.code) parts.push(...codeBox(detail.code));
+    if (detail.code) parts.push(...codeBox(codeHere(model, detail.code)));
     if (found) parts.push(fold("bits", say("bitsTitle"), bitsGrid(found)));
     if (detail.ledger && Object.keys(detail.ledger).length) parts.push(fold("bytes", say("bytesOf"), ledgerBars(p, detail)));
     if (detail.samples?.length) parts.push(fold("samples", say("samplesTitle"), sampleList(detail.samples)));

@@ -89,7 +89,7 @@ function markCanvas(box) {
       pen.drawImage(made, Math.round(x * ratio) - half, Math.round(y * ratio) - half);
     },
     ring(x, y, r) {
-      const { made, half } = stamp(`ring ${r}`, r, (to) => { to.strokeStyle = styles.color; to.lineWidth = 1.6; to.beginPath(); to.arc(0, 0, r, 0, 7); to.stroke(); });
+      const { made, half } = stamp(`ring ${r}`, r, (to) => { to.strokeStyle = styles.color; to.lineWidth = 1.2; to.beginPath(); to.arc(0, 0, r, 0, 7); to.stroke(); });
       pen.globalAlpha = 1;
       pen.drawImage(made, Math.round(x * ratio) - half, Math.round(y * ratio) - half);
     },

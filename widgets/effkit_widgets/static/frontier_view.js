@@ -100,7 +100,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     s("rect", { x: Math.min(...X.range), y: Math.min(...Y.range), width: Math.abs(X.range[1] - X.range[0]), height: Math.abs(Y.range[1] - Y.range[0]), class: "ek-frame" }, svg);
     if (!placed.some((d) => d.id === focusId)) focusId = null;
     canvas.clear(width, height);
-    if (ringed !== model.get("selected") || ringedAt !== key) { hot.clear(width, height); ringed = model.get("selected"); ringedAt = key; if (many) for (const d of placed) if (selected.has(d.id)) hot.ring(px[d.i], py[d.i], 6); }
+    if (ringed !== model.get("selected") || ringedAt !== key) { hot.clear(width, height); ringed = model.get("selected"); ringedAt = key; if (many) for (const d of placed) if (selected.has(d.id)) hot.ring(px[d.i], py[d.i], looks[d.i].r + 1.5); }
     const list = placed.length ? s("g", { role: "listbox", "aria-multiselectable": "true", "aria-label": `${fy.label}, ${fx.label}. ${say("keys")}` }, svg) : svg;
     const current = placed.find((d) => d.id === focusId) ?? across[0];
     if (many) {
@@ -152,7 +152,8 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     if (front.first.has(d.id)) return say("onFront");
     const over = front.by(d);
     if (front.tied.has(d.id) || !over) return say("tiedFront");
-    const against = (axis, a, b) => (a === b ? "" : say("against", { label: shortLabel(fig(axis)), a: withUnit(a, fig(axis).unit), b: withUnit(b, fig(axis).unit) }));
+    const shown = (axis, v, w) => { const text = withUnit(v, fig(axis).unit); return text === withUnit(w, fig(axis).unit) ? v.toPrecision(6) : text; };
+    const against = (axis, a, b) => (a === b ? "" : say("against", { label: shortLabel(fig(axis)), a: shown(axis, a, b), b: shown(axis, b, a) }));
     return long ? say("behindBy", { name: over.p.name, what: [against("y", over.y, d.y), against("x", over.x, d.x)].filter(Boolean).join(", ") }) : say("behind", { name: over.p.name });
   }
   const tiesOf = (p) => { const kind = figures()[model.get("axes").y]?.ties, list = new Set(p.ties?.[kind] ?? []); return list.size ? model.get("points").filter((q) => list.has(q.n)).map((q) => q.name) : []; };
