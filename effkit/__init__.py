@@ -75,6 +75,7 @@ _HOME = {
     "read_records": "lab.exchange",
     "replay": "lab.replay",
     "sensitivity": "compress.quantization.sensitivity",
+    "share": "lab.share",
     "start": "lab.run",
     "student": "compress.distillation.students",
     "sweep": "measure.sweeping",
@@ -138,6 +139,7 @@ __all__ = [
     "read_records",
     "replay",
     "sensitivity",
+    "share",
     "start",
     "student",
     "sweep",
@@ -162,6 +164,7 @@ if TYPE_CHECKING:
     from .lab.measuring import measure
     from .lab.replay import replay
     from .lab.run import Run, attach, start
+    from .lab.share import share
     from .lab.store import Store
     from .measure.bottleneck import bottleneck
     from .measure.breakdown import breakdown

@@ -1,4 +1,4 @@
-"""effkit cache | doctor | explore | export | lab | replay | run: no Python to write. What machines read goes to stdout, what people read to stderr.
+"""effkit cache | doctor | explore | export | lab | replay | run | share: no Python to write. Machines read stdout, people stderr.
 
 `effkit run RECIPE.json --out FOLDER` leaves there
 
@@ -31,6 +31,7 @@ from effkit.lab.foreground import driven as _driven
 from effkit.lab.foreground import led as _led
 from effkit.lab.foreground import stoppable as _stoppable
 from effkit.lab.foreground import watched as _watched
+from effkit.lab.pages import command
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
 from effkit.spec.places import cache_bytes, cache_folder, clear_cache
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="effkit", description="Distil, quantize and profile language models, and see what it costs.")
-    commands = parser.add_subparsers(required=True, metavar="cache | doctor | explore | export | lab | replay | run")
+    commands = parser.add_subparsers(required=True, metavar="cache | doctor | explore | export | lab | replay | run | share")
     cache = commands.add_parser("cache", help="outputs of bases and teachers that are kept for the next time: how many bytes, and where")
     cache.add_argument("--clear", action="store_true", help="remove them all; they are computed again when they are needed")
     cache.set_defaults(command=_cache)
@@ -86,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("--no-browser", action="store_true", help="only print the address")
     lab.set_defaults(command=_lab)
     again = commands.add_parser("replay", help="run a stored record again and say of each figure whether it is the same, and why not")
-    again.add_argument("file", help="record.json, the folder of effkit run, a safetensors file or an RO-Crate with one record")
+    again.add_argument("file", help="record.json, the folder of effkit run, a safetensors file, an RO-Crate, or a page of effkit share")
+    again.add_argument("--record", metavar="ID", help="which of the records in the file: an id or its beginning, or a name")
     again.add_argument("--model", help="where the base lies (default: where the record says it came from)")
     again.add_argument("--text", metavar="FILE", help="text to measure on (default: what the record names)")
     again.add_argument("--device", help="cpu, cuda, npu, ... (default: of the record's kind where there is one)")
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--overwrite", action="store_true", help="replace what an earlier effkit run wrote to FOLDER")
     run.add_argument("--no-store", action="store_true", help="do not add the record to the user's store")
     run.set_defaults(command=_run)
+    command.add(commands)
     return parser
 
 
@@ -157,10 +160,22 @@ def _replay(arguments: argparse.Namespace) -> int:
         from effkit.lab.replay import replay
 
         given = {"model": arguments.model, "on": arguments.text and Path(arguments.text), "seed": arguments.seed}
-        done = _driven(replay.work(arguments.file, **given, device=arguments.device, speed=not arguments.no_speed))
+        what = arguments.file if arguments.record is None else _one(arguments.file, arguments.record)
+        done = _driven(replay.work(what, **given, device=arguments.device, speed=not arguments.no_speed))
     print(done.table(), file=sys.stderr)
     print(json.dumps({**done.summary(), "seconds": round(time.monotonic() - begun, 1)}))
     return 0 if done.ok else 1
+
+
+def _one(file: str, wanted: str) -> Record:
+    from effkit.lab.exchange import read_records
+
+    records = read_records(file)
+    found = [record for record in records if record.id.startswith(wanted) or record.name == wanted]
+    if len(found) != 1:
+        listed = ", ".join(f"{record.id[:12]} ({record.name})" for record in records[:20])
+        raise BadInput(f"{'none' if not found else len(found)} of the records in {file!r} is {wanted!r}", f"Allowed: one of {listed}")
+    return found[0]
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ DOORS = (  # where plug-ins enter, and what they raise
     "effkit.spec.plugins",
     "effkit.spec.progress",
     "effkit.compress.quantization.registry",
+    "effkit.lab.pages.parts",
     "effkit.models.exporting",
     "effkit.models.execution.engines",
     "effkit.models.labelled",

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.files import atomic_file
+from effkit.spec.places import short_name
 from effkit.spec.record import Record
 
 METADATA = "ro-crate-metadata.json"
@@ -132,12 +133,10 @@ def _tools(record: Record) -> Iterator[dict[str, Any]]:
 
 def _base(record: Record) -> dict[str, Any]:
     checkpoint = record.checkpoint
-    # a folder's name says enough: where it lay on the author's machine is nobody's business
-    name = Path(checkpoint.source).name if Path(checkpoint.source).is_absolute() else checkpoint.source
     base = {
         "@id": f"#checkpoint-{hashlib.sha256(checkpoint.hash.encode()).hexdigest()[:16]}",
         "@type": "CreativeWork",
-        "name": name,
+        "name": short_name(checkpoint.source),
         "description": f"{checkpoint.architecture}, {checkpoint.parameters} parameters",
         "identifier": f"sha256:{checkpoint.hash}",
     }

@@ -18,14 +18,17 @@ from effkit.spec.recipe import validated
 from effkit.spec.record import Record
 
 from .crate import read_crate, write_crate
+from .pages.writing import read_page
 
 LIMIT = 100_000_000  # bytes of a JSON file
-ALLOWED = "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), or a safetensors file with a record in it"
+ALLOWED = (
+    "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), a page of ek.share, or a safetensors file with a record in it"
+)
 
 
 def read_records(path: str | Path) -> tuple[Record, ...]:
     """The records in a file or folder: `record.json` (one record or a list), the folder that `effkit run` wrote, an RO-Crate
-    (.zip), a model's folder or safetensors file that carries its record. BadInput where there is none."""
+    (.zip), a page of `ek.share`, a model's folder or safetensors file that carries its record. BadInput where there is none."""
     path = Path(os.path.expanduser(path))
     if path.is_dir():
         if (path / "record.json").is_file():
@@ -39,6 +42,8 @@ def read_records(path: str | Path) -> tuple[Record, ...]:
         return (read_record(path),)
     if path.suffix.lower() == ".zip":
         return read_crate(path)
+    if path.suffix.lower() in (".html", ".htm"):
+        return read_page(path)
     return _json(path)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from effkit.spec.errors import choice
 from effkit.spec.progress import Progress, Work
 
 from .header import Header, read_header
@@ -52,6 +53,13 @@ def read_built_in(name: str) -> Work[tuple[Any, Any, dict[str, Any]]]:
     rescale_(module, torch.Generator().manual_seed(SEED))
     module.config.name_or_path = name
     return module, tokenizer, {"revision": f"{BUILT_IN[name]} {version}", "licence": "Apache-2.0", "notes": (NOTE,)}
+
+
+def built_in_config(name: str) -> Any:
+    """The config of a built-in language model, from the header of its file alone. BadInput for the encoder, which has no such file."""
+    if name == "minilm-l6" or name not in BUILT_IN:
+        raise choice("the built-in language model", name, [each for each in BUILT_IN if each != "minilm-l6"])
+    return llama_config(read_header(wheel_file(BUILT_IN[name])[0]))
 
 
 def wheel_file(package: str) -> tuple[Path, str]:

@@ -62,3 +62,8 @@ def shipped_file(name: str) -> Path:
     raise Unavailable(
         f"the data file {name!r}", f"It is not in {package / '_data'}", "Install effkit again: pip install --force-reinstall effkit"
     )
+
+
+def short_name(source: str) -> str:
+    """A model's or text's name for people: a local folder or file by its own name, for where it lay is nobody's business."""
+    return Path(source).name if Path(source).is_absolute() or source.startswith(("./", "../", "~")) else source

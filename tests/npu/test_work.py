@@ -319,3 +319,10 @@ def test_a_record_of_the_npu_is_run_again_there(base, tiny_llama_folder):
     there = ek.replay(record, on=TEXT, speed=False, device="cpu")
     assert {change.kind for change in there.changes} == {"device"}
     assert all(outcome.verdict != "different" for outcome in there.outcomes)
+
+
+def test_a_shared_page_of_the_npu_says_simulated(base, tmp_path):
+    record = ek.measure(ek.quantize(base, group_size=32), base, TEXT, window=64, windows=2, prompt=16, new_tokens=2, repeats=2, store=False)
+    page = ek.share(record, tmp_path / "page.html").path.read_text(encoding="utf-8")
+    assert f"Recorded on {record.profile.device}, simulated, " in page
+    assert "these times say nothing of the device" in page

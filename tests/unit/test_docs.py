@@ -103,11 +103,11 @@ def test_the_tour_names_every_notebook():
 def test_contributing_names_every_entry_point_group_and_is_short():
     content = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     groups = {group for path in MODULES for group in re.findall(r'table\("(effkit\.\w+)"', path.read_text(encoding="utf-8"))}
-    assert groups == {"effkit.methods", "effkit.exporters", "effkit.engines", "effkit.datasets", "effkit.storage"}
+    assert groups == {"effkit.methods", "effkit.exporters", "effkit.engines", "effkit.datasets", "effkit.storage", "effkit.pages"}
     assert [group for group in sorted(groups) if f"`{group}`" not in content] == []
     places = content.partition("\n### ")[2].partition("\n## ")[0]
     sections = {part.partition("\n")[0]: part.splitlines()[1:] for part in places.split("\n### ")}
-    assert len(sections) == 7
+    assert len(sections) == 8
     assert {title: count for title, lines in sections.items() if not 1 < (count := len(lines)) < 10} == {}
 
 

@@ -24,7 +24,7 @@ SURFACE = [
     "Store", "Student", "accelerator", "accelerators", "architecture", "attach", "best_format", "bottleneck", "break_even_price",
     "breakdown", "calibrate", "claim", "compare_tokens", "device", "devices", "distill", "evaluate", "explore", "export", "fleet", "load",
     "measure", "plan", "plausible", "price", "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay",
-    "sensitivity", "start", "student", "sweep", "write_records",
+    "sensitivity", "share", "start", "student", "sweep", "write_records",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ _HOME = {
     "LayerMap": "layer_map",
     "MethodTable": "method_table",
     "QuantizeLab": "quantize_lab",
+    "Receipt": "receipt",
     "Roofline": "roofline",
     "RunMonitor": "run_monitor",
     "StackCompare": "stack_compare",
@@ -30,6 +31,7 @@ __all__ = [
     "LayerMap",
     "MethodTable",
     "QuantizeLab",
+    "Receipt",
     "Roofline",
     "RunMonitor",
     "StackCompare",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .layer_map import LayerMap
     from .method_table import MethodTable
     from .quantize_lab import QuantizeLab
+    from .receipt import Receipt
     from .roofline import Roofline
     from .run_monitor import RunMonitor
     from .stack_compare import StackCompare

@@ -30,6 +30,7 @@ import anywidget
 import traitlets as t
 
 from effkit.spec.errors import BadInput, EffkitError, OutOfMemory, Unavailable, choice
+from effkit.spec.places import short_name as short_name
 
 STATIC = Path(__file__).parent / "static"
 
@@ -66,11 +67,6 @@ def refuse_unknown(card: str, unknown: Mapping[str, Any], allowed: Iterable[str]
     """Raise BadInput for the first keyword that `card` does not know."""
     for name in unknown:
         raise choice(f"the option of {card}", name, sorted(allowed))
-
-
-def short_name(source: str) -> str:
-    """A model's name for titles and reprs: a local folder by its own name, so that no machine's path is shown."""
-    return Path(source).name if Path(source).is_absolute() or source.startswith(("./", "../", "~")) else source
 
 
 def place_of(module: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ card.verify(); small = await card        # quantize with these bits, and measure
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import traitlets as t
@@ -86,7 +86,7 @@ class LayerMap(LiveCard):
         if sensitivity is not None:
             self._take_sensitivity(sensitivity)
         else:
-            self.map = {"modules": [self._cell(m.module, m.kind, math.prod(m.shape), []) for m in self._acting]}
+            self.map = {"modules": [cell(m.module, m.kind, math.prod(m.shape), [], self._tied(m.kind)) for m in self._acting]}
         self.observe(lambda _: self._soon(self._chosen), names=["choice"])
 
     @property
@@ -224,20 +224,14 @@ class LayerMap(LiveCard):
         chosen = found.allocate(budget)
         self._sensitivity = found
         self._index = {m.module: i for i, m in enumerate(found.modules)}
-        cells = [self._cell(m.module, m.kind, m.weights, [[c.bits, c.bytes, c.kl] for c in m.choices]) for m in found.modules]
-        text = short_name(found.text) if found.text else ""
-        self.map = {"modules": cells, "fixed": found.fixed_bytes, "scale": found.scale, "text": text, "group": found.group_size}
+        self.map = told_map(found, self._tied)
         self.choice = {"bits": chosen.bits, "pinned": [], "budget": budget}
 
     _index: Mapping[str, int] = {}
 
-    def _cell(self, module: str, kind: str, weights: int, choices: list[Any]) -> dict[str, Any]:
-        """A module as the card draws it: its row is its layer, its column what it is within a layer."""
-        cell: dict[str, Any] = {"name": module, "kind": kind, "weights": weights, "choices": choices}
-        place = place_of(module)
-        if place["layer"] is None:
-            place["tied"] = kind == "embeddings" and head_name(self._model) not in (None, *(m.module for m in self._acting))
-        return {**cell, **place}
+    def _tied(self, kind: str) -> bool:
+        """Whether a module of this kind stands for the head as well: embeddings whose head is not quantized apart."""
+        return kind == "embeddings" and head_name(self._model) not in (None, *(m.module for m in self._acting))
 
     def _chosen(self) -> None:
         """The browser, or Python, set the bits: refuse what cannot be."""
@@ -255,3 +249,23 @@ class LayerMap(LiveCard):
 
     def __repr__(self) -> str:
         return f"LayerMap({self.config['name']!r})"
+
+
+def told_map(found: Sensitivity, tied: Callable[[str], bool]) -> dict[str, Any]:
+    """Sensitivities as the card draws and solves them. tied: whether a module of a kind stands for the head as well."""
+    cells = [cell(m.module, m.kind, m.weights, [[c.bits, c.bytes, c.kl] for c in m.choices], tied(m.kind)) for m in found.modules]
+    text = short_name(found.text) if found.text else ""
+    return {"modules": cells, "fixed": found.fixed_bytes, "scale": found.scale, "text": text, "group": found.group_size}
+
+
+def cell(module: str, kind: str, weights: int, choices: list[Any], tied: bool) -> dict[str, Any]:
+    """A module as the card draws it: its row is its layer, its column what it is within a layer."""
+    place = place_of(module)
+    return {
+        "name": module,
+        "kind": kind,
+        "weights": weights,
+        "choices": choices,
+        **place,
+        **({"tied": tied} if place["layer"] is None else {}),
+    }

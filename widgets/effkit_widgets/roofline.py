@@ -8,7 +8,7 @@ card.found.point("decode", "mlp").rate                                          
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from effkit.hardware.catalogue import accelerator
 from effkit.hardware.roofline import RooflineFound, calibrated_roofline, roofline
@@ -18,7 +18,7 @@ from effkit.spec.calibration import Calibration
 from effkit.spec.errors import BadInput, choice
 
 from ._base import refuse_unknown, script, style
-from ._projected import ProjectedCard
+from ._projected import BATCHES, COMMON, PROMPTS, ProjectedCard
 
 ATTACHED = "attached"
 OPTIONS = ("batch", "breakdowns", "calibration", "format", "name", "on", "prompt")
@@ -39,6 +39,7 @@ class Roofline(ProjectedCard):
 
     _esm = script("stack_fields", "roofline")
     _css = style("live", "roofline")
+    _recorded: ClassVar = {"batch": BATCHES, "prompt": PROMPTS, "format": tuple(WIDTHS), "on": COMMON}
 
     def __init__(
         self,
@@ -81,8 +82,7 @@ class Roofline(ProjectedCard):
             raise BadInput("on is 'attached'", "Allowed: with a calibration of the attached device", "calibration=calibrate()")
         return calibrated_roofline(self._shape, self._calibration, breakdowns=self._measured, **size)
 
-    def _told(self, settings: dict[str, Any]) -> dict[str, Any]:
-        found = self._found
+    def _told(self, found: RooflineFound, settings: dict[str, Any]) -> dict[str, Any]:
         points = [
             {**one.model_dump(), "intensity": one.intensity, "rate": one.rate, "share": one.rate / found.ceiling(one.intensity)}
             for one in found.points

@@ -7,15 +7,15 @@ card.verdict                              # the sentence on top of it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from effkit.hardware.catalogue import accelerator
-from effkit.hardware.stacks import MOST_DEVICES, StackComparison, StackSide, compare_stacks
+from effkit.hardware.stacks import MOST_DEVICES, WIDTHS, StackComparison, StackSide, compare_stacks
 from effkit.spec.errors import choice
 from effkit.spec.intervals import Estimate
 
 from ._base import refuse_unknown, script, style
-from ._projected import LIMITS, ProjectedCard
+from ._projected import BATCHES, COMMON, LIMITS, PROMPTS, ProjectedCard
 
 OPTIONS = ("batch", "format", "left", "left_price", "name", "new_tokens", "prompt", "right", "right_price", "utilisation")
 
@@ -34,6 +34,13 @@ class StackCompare(ProjectedCard):
 
     _esm = script("stack_fields", "stack_compare")
     _css = style("live", "cost_card", "stack_compare")
+    _recorded: ClassVar = {
+        "batch": BATCHES[::2],
+        "prompt": PROMPTS[1:4],
+        "new_tokens": (64, 256, 1024),
+        "format": tuple(WIDTHS),
+        "right": COMMON,
+    }
 
     def __init__(
         self,
@@ -69,9 +76,8 @@ class StackCompare(ProjectedCard):
             raise choice("the settings", ", ".join(sorted(settings)), sorted({*OPTIONS} - {"name"}))
         return compare_stacks(self._shape, **settings)
 
-    def _told(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def _told(self, found: StackComparison, settings: dict[str, Any]) -> dict[str, Any]:
         """Every estimate as [value, low, high], None where unknown."""
-        found = self._found
         return {
             "left": _side(found.left),
             "right": _side(found.right),

@@ -135,6 +135,13 @@ def test_a_figure_that_was_altered_is_told(made):
     assert outcome.why.endswith("this figure may have been altered")
 
 
+def test_a_figure_that_was_altered_and_not_its_blocks_is_told(made):
+    quality = made.quality.model_copy(update={"perplexity": made.quality.perplexity.model_copy(update={"value": 1.5})})
+    outcome = compared(made.model_copy(update={"quality": quality}), made).outcome("perplexity")
+    assert (outcome.verdict, outcome.causes) == ("different", ())
+    assert outcome.why.endswith("this figure may have been altered")
+
+
 def test_altered_text_is_named(own, tmp_path):
     (tmp_path / "text.txt").write_text(TEXT.replace("costs", "pays", 1))
     done = ek.replay(own, speed=False)

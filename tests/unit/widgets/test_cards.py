@@ -30,7 +30,7 @@ def test_the_package_offers_these_cards():
     import effkit_widgets
 
     cards = [
-        "ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "FrontierExplorer", "LayerMap", "MethodTable", "QuantizeLab",
+        "ByteLedger", "CostCard", "DistillLab", "FrontierBoard", "FrontierExplorer", "LayerMap", "MethodTable", "QuantizeLab", "Receipt",
         "Roofline", "RunMonitor", "StackCompare", "TimeBreakdown", "TokenLens",
     ]  # fmt: skip
     assert effkit_widgets.__all__ == cards == dir(effkit_widgets)

@@ -140,6 +140,7 @@ def test_long_curves_are_thinned_to_their_envelope():
         ("stack_fields", "stack_compare"),
         ("time_breakdown",),
         ("stack_fields", "roofline"),
+        ("live", "receipt"),
     ],
 )
 def test_every_widget_is_a_module_and_all_its_strings_exist(parts):

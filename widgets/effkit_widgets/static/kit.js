@@ -126,6 +126,8 @@ function followTheme(root, signal) {
 
 // --- the card ---
 // A kernel is behind the card unless the host marks it disconnected (ipywidgets does; a shared page sets data-ek-recorded).
+// What such a page can still answer: the values of a setting whose figures were computed beforehand, or null for none.
+const recordedValues = (model, name) => model.recorded?.[name] ?? null;
 function isLive(el) { return !el.closest(".jupyter-widgets-disconnected, [data-ek-recorded]"); }
 
 function card(el, model, signal, { widget, title, hint }) {

@@ -5,7 +5,7 @@ Object.assign(STRINGS, {
   mapUnknown: { en: "Find out first how much each module matters: one backward pass over a text." }, find: { en: "Find sensitivities" }, verify: { en: "Verify" },
   budget: { en: "Budget" }, budgetField: { en: "Budget of the whole model, MB" }, budgetValue: { en: "{bytes}, {share} of the base" }, least: { en: "Modules set by hand need at least {bytes}." },
   whole: { en: "Whole model" }, wholeValue: { en: "{share} of the base, {bits} bits a weight on average" }, predicted: { en: "Predicted KL" }, measured: { en: "Measured KL" }, nats: { en: "nats" }, aToken: { en: "a token" },
-  notMeasured: { en: "not measured with these bits; Verify does" }, predictionIs: { en: "the prediction is {v}% too {way}" }, tooLow: { en: "low" }, tooHigh: { en: "high" }, predictionFits: { en: "the prediction lies inside the interval" },
+  notMeasured: { en: "not measured with these bits; Verify does" }, notMeasuredHere: { en: "not measured with these bits" }, predictionIs: { en: "the prediction is {v}% too {way}" }, tooLow: { en: "low" }, tooHigh: { en: "high" }, predictionFits: { en: "the prediction lies inside the interval" },
   predictGloss: { en: "The sum of what each module's rounding adds by itself, as if their errors were small and independent" },
   curveTitle: { en: "Predicted KL for every budget" }, curveLabel: { en: "Predicted KL against bytes; the ring is the present choice" }, bestMix: { en: "best mix of widths" }, uniform: { en: "one width for all" }, present: { en: "present choice" }, measuredPoint: { en: "measured" }, uniformBits: { en: "{n} bits for all" },
   wholeBytes: { en: "bytes of the whole model" }, klNats: { en: "KL, nats" }, viewOf: { en: "The map shows" }, view_bits: { en: "Bits" }, view_error: { en: "Error" }, view_sensitivity: { en: "Sensitivity" },
@@ -120,7 +120,7 @@ export default {
     const verifiedNow = () => model.get("verified").find((row) => modules.every((m, i) => row.bits[m.name] === now.bits[i]));
     function drawMeasured() {
       const found = now && verifiedNow();
-      if (!found) return factOf.measured.replaceChildren(h("span", { class: "ek-quiet" }, say("notMeasured")));
+      if (!found) return factOf.measured.replaceChildren(h("span", { class: "ek-quiet" }, say(ui.live() ? "notMeasured" : "notMeasuredHere")));
       const [value, low, high] = found.kl, off = 100 * (found.predicted / value - 1);
       const words = low !== null && low <= found.predicted && found.predicted <= high ? say("predictionFits") : say("predictionIs", { v: three(Math.abs(off)), way: say(off < 0 ? "tooLow" : "tooHigh") });
       factOf.measured.replaceChildren(h("strong", {}, intervalText(found.kl, say("nats"))), " ", h("span", { class: "ek-quiet" }, words));

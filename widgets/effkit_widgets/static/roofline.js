@@ -5,7 +5,7 @@ Object.assign(STRINGS, {
   intensity: { en: "operations a byte" }, rateOf: { en: "operations a second" }, ofRoof: { en: "of the roof" }, takes: { en: "time" }, operations: { en: "operations" }, reads: { en: "bytes read" },
   decode: { en: "decode" }, prefill: { en: "prefill" }, measured: { en: "measured" }, predicted: { en: "predicted" }, projected: { en: "projected" }, phase: { en: "phase" }, part: { en: "part" }, how: { en: "how known" },
   part_attention: { en: "attention" }, part_cache: { en: "cached keys and values" }, part_mlp: { en: "MLP" }, part_experts: { en: "experts" }, part_head: { en: "head" }, part_router: { en: "router" }, part_whole: { en: "whole pass" },
-  ridge: { en: "both limits meet" }, attachedDevice: { en: "attached: {name}" }, roofState: { en: "{device}, {format}: {bandwidth} and {rate} ({source}). Decode is one step of the batch, prefill one prompt of {prompt} tokens." }, roofRecorded: { en: "Recorded; a kernel is needed to move the points. {state}" },
+  ridge: { en: "both limits meet" }, attachedDevice: { en: "attached: {name}" }, roofState: { en: "{device}, {format}: {bandwidth} and {rate} ({source}). Decode is one step of the batch, prefill one prompt of {prompt} tokens." }, roofRecorded: { en: "Recorded; a kernel is needed to move the points. {state}" }, roofBeforehand: { en: "Recorded: the choices above were computed beforehand. {state}" },
   roofSimulated: { en: "Simulated: these rates are the host's." }, projectedGloss: { en: "{how}: not measured" }, roofTable: { en: "Every point: what it does, how fast, and its share of the roof" }, roofComputing: { en: "Projecting …" },
 });
 const PARTS = { whole: ["base", "circle", 9], attention: ["attention", "circle", 8], mlp: ["mlp", "square", 5], experts: ["other", "square", 6.5], head: ["head", "triangle", 6], cache: ["scales", "diamond", 6], router: ["norms", "triangle", 5] };
@@ -34,19 +34,19 @@ export default {
       columns: [{ label: say("phase"), text: true }, { label: say("part"), text: true }, { label: say("how"), text: true }, { label: say("intensity"), show: three }, { label: say("rateOf"), show: (v) => siText(v, "FLOP/s") }, { label: say("ofRoof"), show: (v) => `${three(100 * v)}%` }, { label: say("operations"), show: (v) => siText(v, "FLOP") }, { label: say("reads"), show: bytesText }, { label: say("takes"), show: timeText }],
       rows: now().points.map((p) => [say(p.phase), say(`part_${p.part}`), say(p.how), p.intensity, p.rate, p.share, p.flops, p.bytes, p.seconds]),
     }), "roofline.csv");
-    const picker = devicePicker("on", config.devices, first.on, (v) => held.set({ on: v }), config.attached ? [["attached", say("attachedDevice", { name: config.attached })]] : []);
-    const slider = (name, label, gloss) => stepSlider(name, say(label), stepsBetween(...config.limits[name], first[name], true), first[name], (v) => held.set({ [name]: v }), gloss);
+    const known = recordedValues(model, "on"), picker = devicePicker("on", config.devices.filter((d) => !known || known.includes(d.name)), first.on, (v) => held.set({ on: v }), config.attached && (!known || known.includes("attached")) ? [["attached", say("attachedDevice", { name: config.attached })]] : []);
+    const slider = (name, label, gloss) => stepSlider(name, say(label), offered(model, name, stepsBetween(...config.limits[name], first[name], true)), first[name], (v) => held.set({ [name]: v }), gloss);
     const batch = slider("batch", "batchField", say("batchGloss")), prompt = slider("prompt", "promptField");
-    const format = select("format", config.formats.map((f) => [f, f]), first.format, (v) => held.set({ format: v })), inputs = [picker, batch.input, prompt.input, format];
+    const format = select("format", offered(model, "format", config.formats).map((f) => [f, f]), first.format, (v) => held.set({ format: v })), inputs = [picker, batch.input, prompt.input, format];
     const formatField = field(say("formatField"), format, say("formatGloss"));
     ui.controls.append(h("div", { class: "ek-fieldset ek-roof-fields" }, field(say("deviceField"), picker), formatField, batch.node, prompt.node), twin.toggle);
     function drawState() {
       const found = now(), live = ui.live(), pending = live && !same(held.get(), found.settings);
       ui.root.dataset.pending = String(pending);
       const state = say("roofState", { device: found.device, format: found.format, bandwidth: siText(found.bandwidth, "B/s"), rate: siText(found.matrix_rate, "FLOP/s"), source: found.source, prompt: countOf(found.prompt) });
-      setText(ui.state, pending ? say("roofComputing") : live ? state : say("roofRecorded", { state }));
+      setText(ui.state, pending ? say("roofComputing") : live ? state : say(answersBeforehand(model) ? "roofBeforehand" : "roofRecorded", { state }));
       ui.setState(live ? "idle" : "recorded");
-      for (const input of inputs) input.disabled = !live;
+      enableFields(model, live, inputs);
       formatField.hidden = held.get().on === "attached"; // calibrated in one format
     }
     function update() {

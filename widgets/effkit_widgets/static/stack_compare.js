@@ -13,7 +13,7 @@ Object.assign(STRINGS, {
   stacksKeys: { en: "Arrow keys move between the marks." }, nothingKnown: { en: "unavailable on both" }, markUnavailable: { en: "{device}: unavailable" },
   memoryLine: { en: "{device}: {needed} of {memory}, {fits}" }, fitsYes: { en: "fits" }, fitsNo: { en: "does not fit" }, fitsUnknown: { en: "whether it fits is unavailable" }, weights: { en: "weights" }, cache: { en: "keys and values" }, capacity: { en: "the device's memory" },
   side_left: { en: "Left" }, side_right: { en: "Right" }, queryFields: { en: "Queries" }, computing: { en: "Projecting …" },
-  stackState: { en: "Projected from data sheets and constants fitted to published serving figures; nothing here was measured on these devices." }, stackRecorded: { en: "Recorded; a kernel is needed to project other settings. {state}" },
+  stackState: { en: "Projected from data sheets and constants fitted to published serving figures; nothing here was measured on these devices." }, stackRecorded: { en: "Recorded; a kernel is needed to project other settings. {state}" }, stackBeforehand: { en: "Recorded: the choices above were computed beforehand; prices need a kernel. {state}" },
   priceNote: { en: "{device}: {price} an hour ({source})." }, basisNote: { en: "{device}: {basis}." }, whyNote: { en: "{device}: {why}." }, announcedNote: { en: "{device}: some of its figures are only announced." }, stacksTable: { en: "All figures, projected; low and high are the interval" },
   low: { en: "low" }, high: { en: "high" },
   bound_weights: { en: "reading weights" }, bound_experts: { en: "experts" }, bound_cache: { en: "reading keys and values" }, bound_communication: { en: "communication" }, bound_launches: { en: "starting kernels" }, bound_sequences: { en: "work per sequence" },
@@ -69,7 +69,7 @@ export default {
     function drawState() {
       const live = ui.live(), pending = live && !same(fields.settings(), now().settings);
       ui.root.dataset.pending = String(pending);
-      setText(ui.state, pending ? say("computing") : live ? say("stackState") : say("stackRecorded", { state: say("stackState") }));
+      setText(ui.state, pending ? say("computing") : live ? say("stackState") : say(answersBeforehand(ui.model) ? "stackBeforehand" : "stackRecorded", { state: say("stackState") }));
       ui.setState(live ? "idle" : "recorded");
       fields.enable(live);
     }
@@ -167,8 +167,8 @@ function memoryBars(host, signal, now) {
 }
 function stackFields(ui, config, now, changed) {
   const held = settingsOf(ui, changed), told = h("span", { class: "ek-quiet", role: "status" }), first = held.get(), parts = [];
-  const slider = (name, label, halves, gloss) => { const made = stepSlider(name, say(label), stepsBetween(...config.limits[name], first[name], halves), first[name], (v) => held.set({ [name]: v }), gloss); parts.push(() => made.update(held.get()[name])); return made.node; };
-  const format = select("format", config.formats.map((f) => [f, f]), first.format, (v) => held.set({ format: v }));
+  const slider = (name, label, halves, gloss) => { const made = stepSlider(name, say(label), offered(ui.model, name, stepsBetween(...config.limits[name], first[name], halves)), first[name], (v) => held.set({ [name]: v }), gloss); parts.push(() => made.update(held.get()[name])); return made.node; };
+  const format = select("format", offered(ui.model, "format", config.formats).map((f) => [f, f]), first.format, (v) => held.set({ format: v }));
   const number = (name, read, write, empty) => {
     const input = h("input", { type: "number", name, min: 0, step: "any", oninput: () => {
       const v = Number(input.value), fine = input.value === "" ? empty : Number.isFinite(v) && v > 0 && v <= (name === "utilisation" ? 100 : 1e5);
@@ -180,7 +180,7 @@ function stackFields(ui, config, now, changed) {
     return input;
   };
   const side = (key) => {
-    const picker = devicePicker(key, config.devices, first[key], (v) => held.set({ [key]: v, [`${key}_price`]: null })), price = number(`${key}_price`, (v) => v, (v) => v, true);
+    const known = ui.model.recorded && (recordedValues(ui.model, key) ?? [first[key]]), picker = devicePicker(key, config.devices.filter((d) => !known || known.includes(d.name)), first[key], (v) => held.set({ [key]: v, [`${key}_price`]: null })), price = number(`${key}_price`, (v) => v, (v) => v, true);
     parts.push(() => { picker.value = held.get()[key]; const list = now()[key].per_hour; price.placeholder = list === null ? say("unknownPrice") : three(list); price.title = now()[key].price_source; });
     return h("fieldset", { class: "ek-stack-fields" }, h("legend", {}, sideIcon(key), say(`side_${key}`)), h("div", { class: "ek-fieldset" }, field(say("deviceField"), picker), field(say("hourPrice"), price)));
   };
@@ -188,7 +188,7 @@ function stackFields(ui, config, now, changed) {
     slider("batch", "batchField", true, say("batchGloss")), slider("prompt", "promptField", true), slider("new_tokens", "outputField", true), field(say("formatField"), format, say("formatGloss")),
     field(say("busyPart"), number("utilisation", (v) => Number((100 * v).toPrecision(6)), (v) => v / 100, false), say("busyPartGloss"))), told));
   parts.push(() => { format.value = held.get().format; });
-  return { node, settings: held.get, update: () => { for (const part of parts) part(); }, enable: (live) => { for (const input of node.querySelectorAll("input, select")) input.disabled = !live; } };
+  return { node, settings: held.get, update: () => { for (const part of parts) part(); }, enable: (live) => enableFields(ui.model, live, node.querySelectorAll("input, select")) };
 }
 function stackTable(found) {
   const text = (label) => ({ label, text: true }), cell = (show) => (v) => (v === null ? say("unavailable") : v === "never" || v === "" ? v : show(v));

@@ -31,6 +31,10 @@ function stepSlider(name, label, values, value, onchange, gloss) {
   const node = h("label", { class: "ek-field ek-slider", title: gloss }, h("span", {}, label, " ", told), input);
   return { node, input, update: (v) => { const at = values.indexOf(v); if (at >= 0 && document.activeElement !== input) { input.value = at; write(); } } };
 }
+// Fields answer while there is a kernel, or where a page without one holds the answers.
+function enableFields(model, live, inputs) { for (const input of inputs) input.disabled = !live && (recordedValues(model, input.name)?.length ?? 0) < 2; }
+const answersBeforehand = (model) => Object.values(model.recorded ?? {}).some((values) => values.length > 1);
+const offered = (model, name, values) => recordedValues(model, name) ?? values;
 function devicePicker(name, devices, value, onchange, extra = []) {
   const node = h("select", { name, onchange: () => onchange(node.value) }, extra.map(([key, text]) => h("option", { value: key }, text)),
     [...new Set(devices.map((d) => d.stack))].map((stack) => h("optgroup", { label: say(`stack_${stack}`) },

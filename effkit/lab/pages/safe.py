@@ -1,0 +1,76 @@
+"""Text that may come from anyone, made fit for a page: nothing in it becomes markup, runs, asks an address, or turns the reading around.
+
+Three lines of defence: the template escapes (jinja2's autoescape), data travels packed in base64 (so that no `</script>` can stand
+in it), and the page's Content-Security-Policy lets only scripts and styles run whose SHA-256 it names (W3C, CSP Level 3). What this
+file adds is what escaping leaves alone: bidirectional controls, which make text read otherwise than it is (Boucher and Anderson
+2021, "Trojan Source", arXiv:2111.00169), and the control sequences of terminals.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# CSI and OSC sequences, and the two-character ones (ECMA-48)
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
+BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufff9-\ufffb]|[\ud800-\udfff]")
+BYTES = "$bytes"  # {"$bytes": base64} stands for binary data in packed JSON
+
+
+def visible(text: str) -> str:
+    """`text` without terminal codes and control characters, and with every bidirectional control shown by its number: '[U+202E]'."""
+    text = CONTROLS.sub("", ANSI.sub("", text))
+    return BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+
+
+def cleaned(data: Any, called: Mapping[str, str] | None = None) -> Any:
+    """`data` as JSON holds it, every text in it made `visible`, bytes as {"$bytes": base64}, infinities as None.
+
+    called: what is called otherwise on the page, such as folders of the author's machine by their last name
+    """
+    if isinstance(data, str):
+        for name, instead in (called or {}).items():
+            data = data.replace(name, instead)
+        return visible(data)
+    if isinstance(data, bytes | bytearray | memoryview):
+        return {BYTES: base64.b64encode(bytes(data)).decode()}
+    if isinstance(data, Mapping):
+        return {visible(str(key)): cleaned(value, called) for key, value in data.items()}
+    if isinstance(data, list | tuple | set):
+        return [cleaned(value, called) for value in data]
+    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
+        return None
+    return data
+
+
+def packed(data: Any) -> str:
+    """JSON, gzip, base64: short, and of letters, digits, + / = alone. The same data gives the same text."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "surrogatepass"), 9, mtime=0)).decode()
+
+
+def policy(scripts: list[str], styles: list[str]) -> str:
+    """The Content-Security-Policy of a page that runs exactly these scripts and styles, and asks nobody for anything.
+
+    Style attributes are allowed: the cards set colours of cells so; a style cannot run, and without url() it asks nobody.
+    """
+
+    def hashes(texts: list[str]) -> str:
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts) or "'none'"
+
+    rules = {
+        "default-src": "'none'",
+        "script-src": hashes(scripts),
+        "style-src": hashes(styles),
+        "style-src-attr": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())

@@ -1,0 +1,184 @@
+"""`share`: records or a notebook as one page that opens from a disk, without a network, and still answers.
+
+The cards of the page are those of the notebook, on recorded data: budgets are solved and axes chosen in the page itself, sliders
+look up what was projected beforehand. The page holds the records whole, so that `effkit replay page.html --record ID` runs one
+again. What may come from anyone is escaped, and a policy keeps everything but the page's own script from running.
+
+    ek.share(ek.Store(), "page.html", title="SmolLM2 at four bits", model=base, sensitivity=ek.sensitivity(base))
+    ek.share("lesson.ipynb", "lesson.html")
+    ek.share("lesson.ipynb", "for-github.ipynb")      # a copy that GitHub can show
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from effkit.spec.allocation import Sensitivity
+from effkit.spec.errors import BadInput, EffkitError, bytes_text
+from effkit.spec.files import write_text
+from effkit.spec.record import Record
+
+from .exchange import read_records
+from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of, without_heading
+from .pages.parts import Material, Shown, all_cards
+from .pages.writing import Words, page, place
+
+ALLOWED = "Allowed: records, as ek.measure returns them and ek.Store holds them; files that hold some; or one notebook (.ipynb)"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What `share` wrote. cards: the figures in their order; notes: what is not there and why, or what was put right."""
+
+    path: Path
+    bytes: int
+    cards: tuple[str, ...] = ()
+    records: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = ", ".join(self.cards) or "no figures"
+        return "\n".join([f"{self.path.name}, {bytes_text(self.bytes)}: {what}", *(f"note: {note}" for note in self.notes)])
+
+
+def share(
+    what: Record | Iterable[Record | str | Path] | str | Path,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    introduction: str = "",
+    model: Any = None,
+    sensitivity: Sensitivity | str | Path | None = None,
+    cards: Iterable[Any] = (),
+    records: Iterable[Record] = (),
+    licence: str | None = None,
+    citations: Iterable[str] = (),
+) -> Shared:
+    """Write `what` to `path` as one page (.html), whole or not at all; a notebook also as a copy that GitHub shows (.ipynb).
+
+    what:   a Record, several (an ek.Store, whatever has `.records`), files as ek.read_records reads them, or one notebook
+    title, introduction: words of the author; plain text
+    model:  what describes the base (a Model, an Architecture, a config, a folder): the roofline and the two stacks are drawn for it;
+            None: where the records say that they began, if it lies here
+    sensitivity: of ek.sensitivity, or a JSON file of one: the map of layers, whose budget is solved in the page
+    cards:  live widgets, shown as they are now after the page's own; one of a class that the page would make takes its place
+    records: beside a notebook: what its page holds and lists in its receipt
+    licence: under which the page is shared; citations: works to cite besides those that the records name
+
+    Raises BadInput (nothing to show, another ending), Unavailable (the widgets are not installed), CannotWrite.
+    """
+    path = Path(os.path.expanduser(path))
+    notebook = _notebook(what)
+    if path.suffix.lower() == ".ipynb" and notebook is not None:
+        return _copy(notebook, path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
+    drawn = all_cards()
+    held = _records(records) if notebook is not None else _records(what)
+    material = Material(held, path.name, _described(model, held), _sensitivity(sensitivity), tuple(cards))
+    inside: list[Shown] = []
+    body = ""
+    if notebook is None:
+        story = drawn.story(material)
+        if not held and not story.cards:
+            raise BadInput("there is nothing to show", ALLOWED)
+    else:
+        story = drawn.story(replace(material, records=()))
+        body, inside = body_of(read_notebook(notebook), drawn, place, len(story.cards))
+        if title is None:
+            body = without_heading(body)  # it is the page's title
+    words = Words(
+        title=title or _title(held, notebook),
+        introduction=introduction,
+        licence=licence,
+        citations=(citations,) if isinstance(citations, str) else tuple(citations),
+    )
+    code = notebook is not None and has_code(read_notebook(notebook))
+    text = page(words, story, held, drawn, path.name, body, inside, code)
+    write_text(path, text)
+    names = tuple(card.widget for card in (*story.cards, *inside))
+    return Shared(path, len(text.encode()), names, len(held), tuple(story.missing))
+
+
+def _copy(notebook: Path, path: Path) -> Shared:
+    made, said = repaired(read_notebook(notebook))
+    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    write_text(path, text)
+    return Shared(path, len(text.encode()), notes=tuple(said))
+
+
+def _notebook(what: Any) -> Path | None:
+    if isinstance(what, str | Path) and Path(what).suffix.lower() == ".ipynb":
+        return Path(os.path.expanduser(what))
+    return None
+
+
+def _records(what: Any) -> tuple[Record, ...]:
+    """All records in their order, each once."""
+    if isinstance(what, Record | str | Path):
+        several: Any = [what]
+    else:
+        several = getattr(what, "records", what)
+        several = several() if callable(several) else several
+    try:
+        given = list(several)
+    except TypeError:
+        raise BadInput(f"a {type(what).__name__} is to be shared", ALLOWED) from None
+    found: dict[str, Record] = {}
+    for one in given:
+        if isinstance(one, str | Path):
+            found |= {record.id: record for record in read_records(one)}
+        elif isinstance(one, Record):
+            found[one.id] = one
+        else:
+            raise BadInput(f"a {type(one).__name__} is among what is to be shared", ALLOWED)
+    return tuple(found.values())
+
+
+def _described(model: Any, records: tuple[Record, ...]) -> Any:
+    """What describes the base: as given, or a config that lies where the records began; None where none is found."""
+    sources = {record.checkpoint.source for record in records}
+    source = model if isinstance(model, str) else sources.pop() if model is None and len(sources) == 1 else None
+    if source is None or (Path(os.path.expanduser(source)) / "config.json").is_file():
+        return model if source is None else Path(os.path.expanduser(source))
+    from effkit.models.default import BUILT_IN, built_in_config
+
+    if source not in BUILT_IN:
+        return model
+    try:
+        return built_in_config(source)
+    except EffkitError:
+        if model is not None:
+            raise
+        return None
+
+
+def _sensitivity(given: Any) -> Sensitivity | None:
+    if given is None or isinstance(given, Sensitivity):
+        return given
+    if not isinstance(given, str | Path):
+        raise BadInput(f"the sensitivity is a {type(given).__name__}", "Allowed: what ek.sensitivity returns, or a JSON file of it")
+    try:
+        return Sensitivity.model_validate_json(Path(os.path.expanduser(given)).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{str(given)!r} is not a sensitivity ({str(error).splitlines()[0]})",
+            "Allowed: a JSON file of one",
+            "ek.sensitivity(model).model_dump_json() gives its text",
+        ) from None
+
+
+def _title(records: tuple[Record, ...], notebook: Path | None) -> str:
+    if notebook is not None:
+        return title_of(read_notebook(notebook), notebook.stem)
+    from effkit.spec.places import short_name
+
+    bases = list(dict.fromkeys(short_name(record.checkpoint.source) for record in records))
+    if not bases:
+        return "What each choice costs and keeps"
+    return f"{bases[0]}: what each choice costs and keeps" if len(bases) == 1 else f"{len(bases)} models: what each choice costs and keeps"
