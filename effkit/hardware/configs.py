@@ -6,12 +6,12 @@ A family that is not in them is read as a Llama, the most copied shape, and mark
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from effkit.spec.errors import BadInput
+from effkit.spec.files import parsed
 
 from .architecture import Architecture, Core, Group, Matrix
 
@@ -52,7 +52,12 @@ def _fields(source: Any) -> dict[str, Any]:
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            try:
+                fields = parsed(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise BadInput(f"{str(path)!r} cannot be read ({error})", "Allowed: the JSON of a transformers config") from None
+            if isinstance(fields, dict):
+                return fields
         raise BadInput(f"no config at {str(source)!r}", "Allowed: a config.json or the folder of a model")
     raise BadInput(f"a {type(source).__name__}", "Allowed: a transformers config, a dict, a config.json or the folder of a model")
 

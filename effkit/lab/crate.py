@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from effkit.spec.errors import BadInput, bytes_text
-from effkit.spec.files import atomic_file
+from effkit.spec.files import atomic_file, parsed
 from effkit.spec.places import short_name
 from effkit.spec.record import Record
 
@@ -160,7 +160,7 @@ def _checked(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     for entry in entries:
         name = entry.orig_filename
         parts = name.replace("\\", "/").split("/")
-        outside = name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name
+        outside = not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name
         if outside or stat.S_ISLNK(entry.external_attr >> 16):
             raise BadInput(
                 f"{path.name} holds {name!r}, {'which points outside it' if outside else 'a link'}",
@@ -181,8 +181,8 @@ def _json(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None, path: Path, n
     if len(content) > FILE_LIMIT:
         raise BadInput(f"{name} in {path.name} is too large", f"Allowed: at most {bytes_text(FILE_LIMIT)}")
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parsed(content)
+    except ValueError as error:
         raise BadInput(f"{name} in {path.name} is not JSON ({error})", "Allowed: UTF-8 JSON") from None
 
 

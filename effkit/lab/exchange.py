@@ -13,7 +13,7 @@ from pathlib import Path
 
 from effkit.models.stamp import read_record
 from effkit.spec.errors import BadInput, bytes_text
-from effkit.spec.files import write_text
+from effkit.spec.files import parsed, write_text
 from effkit.spec.recipe import validated
 from effkit.spec.record import Record
 
@@ -68,8 +68,8 @@ def _json(path: Path) -> tuple[Record, ...]:
     if size > LIMIT:
         raise BadInput(f"{path.name} has {bytes_text(size)}", f"Allowed: records of at most {bytes_text(LIMIT)} in one file")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is not a record ({error})", ALLOWED) from None
     several = data if isinstance(data, list) else [data]
     return tuple(validated(Record, each, path.name) for each in several)

@@ -7,7 +7,6 @@ parts: "train", "held-out" and "test". Whatever is tuned on one part is never me
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from effkit.spec.errors import BadInput, choice
+from effkit.spec.files import parsed
 
 PARTS = {"train": range(0, 6), "held-out": range(6, 7), "test": range(7, 10)}
 SUFFIXES = (".txt", ".md", ".jsonl")
@@ -154,7 +154,7 @@ def _file(path: Path) -> Text:
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             try:
-                documents.append(str(json.loads(line)["text"]))
+                documents.append(str(parsed(line)["text"]))
             except (ValueError, KeyError, TypeError):
                 raise BadInput(f"line {number} of {path.name!r} has no field 'text'", 'Allowed: lines like {"text": "..."}') from None
     return _made(path.name, tuple(documents), str(path))

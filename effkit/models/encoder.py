@@ -6,7 +6,6 @@ It was trained to average its tokens and keeps doing so (see `mean_bert`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from effkit.spec.errors import BadInput
+from effkit.spec.files import parsed
 from effkit.spec.progress import Progress, Work
 
 from .building import BUILDING
@@ -43,7 +43,9 @@ def built_in_encoder(name: str, package: str, classes: Sequence[str] | None, see
 def read_encoder(folder: Path, source: str, classes: Sequence[str], seed: int) -> Work[tuple[Any, Any, dict[str, Any]]]:
     """(module, tokenizer, facts) of a folder with config.json, safetensors and tokenizer, with a new head."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parsed((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
         raise BadInput(f"config.json of {source} cannot be read ({error})", "Allowed: the JSON of a transformers config") from None
     files = weight_files(folder, source)
@@ -113,6 +115,6 @@ def padding_(tokenizer: Any, source: str) -> int:
 def averages_tokens(folder: Path) -> bool:
     """Whether the folder says, as sentence-transformers writes it, that the encoder was trained for the average of its tokens."""
     try:
-        return json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8")).get("pooling_mode_mean_tokens") is True
+        return parsed((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8")).get("pooling_mode_mean_tokens") is True
     except (OSError, ValueError, AttributeError):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import struct
 from collections.abc import Iterator
@@ -12,11 +11,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from effkit.spec.errors import BadInput, bytes_text
+from effkit.spec.files import parsed
 from effkit.spec.progress import Progress, Work
 
 from .building import BUILDING
@@ -60,7 +60,7 @@ def read_folder(folder: Path, source: str) -> Work[tuple]:
 def architecture(folder: Path, source: str) -> tuple[Any, Any]:
     """The transformers config and model class that config.json names; anything that effkit cannot serve is refused here."""
     try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        data = parsed((folder / "config.json").read_text(encoding="utf-8"))
         kind, names = data.get("model_type"), data.get("architectures") or []
     except (ValueError, AttributeError, OSError) as error:
         raise BadInput(f"config.json of {source} cannot be read ({error})", "Allowed: the JSON of a transformers config") from None
@@ -102,7 +102,7 @@ def weight_files(folder: Path, source: str) -> list[Path]:
         files = [folder / "model.safetensors"]
     elif index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(parsed(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise BadInput(f"{index.name} of {source} cannot be read ({error!r})", "Allowed: the index that transformers writes") from None
         files = [folder / Path(name).name for name in names]
@@ -132,17 +132,19 @@ def check_safetensors(file: Path) -> None:
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and not header.startswith(b"{"):
         raise pickle_refused([file], file.parent)
     try:
-        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in parsed(header).items() if name != "__metadata__"}
         needed = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         needed = None
     if needed != size:
         told = f"its header asks for {bytes_text(needed)}" if needed else "it has no valid header"
-        raise BadInput(
-            f"{file.name} in {str(file.parent)!r} is damaged ({bytes_text(size)}, {told})",
-            "Allowed: a whole safetensors file",
-            "Download or save it again",
-        )
+        raise _damaged(file, f"{bytes_text(size)}, {told}")
+
+
+def _damaged(file: Path, why: object) -> BadInput:
+    return BadInput(
+        f"{file.name} in {str(file.parent)!r} is damaged ({why})", "Allowed: a whole safetensors file", "Download or save it again"
+    )
 
 
 def read_tensors(files: list[Path], source: str) -> Work[dict[str, torch.Tensor]]:
@@ -150,7 +152,11 @@ def read_tensors(files: list[Path], source: str) -> Work[dict[str, torch.Tensor]
     tensors: dict[str, torch.Tensor] = {}
     total = 0
     for number, file in enumerate(files, 1):
-        with safe_open(file, framework="pt", device="cpu") as opened:
+        try:
+            stored = safe_open(file, framework="pt", device="cpu")
+        except SafetensorError as error:  # the sizes are right, what they are said to hold is not
+            raise _damaged(file, error) from None
+        with stored as opened:
             names = list(opened.keys())
             total += len(names)
             # a bar that knows the files but not yet the tensors of the later ones grows once a file

@@ -20,6 +20,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+MOST = 1 << 24  # values in all lists together: a vocabulary has 300,000; each takes 30 bytes and more here
+DEEPEST = 4  # lists within lists
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def read_header(path: Path) -> Header:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 fields, tensors = _Cursor(data).everything()
-            except (struct.error, UnicodeDecodeError, ValueError, KeyError, OverflowError, MemoryError):
-                raise _cut(path, size, "its head ends too early") from None
+            except (struct.error, ValueError, KeyError, OverflowError, MemoryError) as error:
+                raise _cut(path, size, str(error) if type(error) is ValueError else "its head ends too early") from None
     end = max((tensor.start + tensor.size for tensor in tensors), default=0)
     if not tensors or end > size:
         raise _cut(path, size, f"its tensors end at {bytes_text(end)}" if tensors else "it holds no tensors")
@@ -73,7 +75,7 @@ def read_header(path: Path) -> Header:
 
 class _Cursor:
     def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at = data, 8
+        self.data, self.at, self.listed = data, 8, 0
 
     def everything(self) -> tuple[dict[str, Any], tuple[TensorInfo, ...]]:
         from gguf import GGML_QUANT_SIZES
@@ -87,13 +89,21 @@ class _Cursor:
         for _ in range(count):
             name = self.string()
             shape = tuple(reversed(self.many("Q", self.one("I"))))
+            if not 0 < len(shape) <= 8 or max(*shape, math.prod(shape)) > len(self.data) * 8:
+                raise ValueError(f"the tensor {name[:80]!r} has a shape that does not fit the file")
             infos.append((name, shape, self.one("I"), self.one("Q")))
+        if len({name for name, *_ in infos}) != len(infos):
+            raise ValueError("two tensors have one name")
         align = fields.get("general.alignment", 32)
+        if not isinstance(align, int) or align < 1:
+            raise ValueError(f"its alignment is {str(align)[:20]!r}")
         start = -(-self.at // align) * align
         sizes = {int(kind): block for kind, block in GGML_QUANT_SIZES.items()}
         tensors = []
         for name, shape, kind, offset in infos:
             per_block, block_bytes = sizes[kind]
+            if shape[-1] % per_block:
+                raise ValueError(f"the rows of {name[:80]!r} are no whole blocks of {per_block}")
             tensors.append(TensorInfo(name, shape, kind, start + offset, math.prod(shape) // per_block * block_bytes))
         return fields, tuple(tensors)
 
@@ -108,20 +118,23 @@ class _Cursor:
     def string(self) -> str:
         length = self.one("Q")
         if self.at + length > len(self.data):
-            raise ValueError(length)
+            raise ValueError("its head ends too early")
         text = self.data[self.at : self.at + length].decode("utf-8")
         self.at += length
         return text
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == STRING:
             return self.string()
         if kind != ARRAY:
             return self.one(SCALARS[kind])
         inner, count = self.one("I"), self.one("Q")
+        self.listed += count
+        if self.listed > MOST or depth == DEEPEST:
+            raise ValueError(f"its lists hold more than {MOST} values" if self.listed > MOST else "its lists are nested too deeply")
         if inner in SCALARS:
             return list(self.many(SCALARS[inner], count))
-        return [self.value(inner) for _ in range(count)]
+        return [self.value(inner, depth + 1) for _ in range(count)]
 
 
 def _cut(path: Path, size: int, why: str) -> BadInput:

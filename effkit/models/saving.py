@@ -21,7 +21,7 @@ from torch import nn
 
 from effkit import __version__
 from effkit.spec.errors import BadInput, CannotWrite
-from effkit.spec.files import atomic_folder
+from effkit.spec.files import atomic_folder, parsed
 from effkit.spec.plan import Plan
 from effkit.spec.recipe import Recipe, upgrade, validated
 from effkit.spec.record import Checkpoint
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The content of effkit.json, checked."""
     where = f"{MANIFEST} in {str(folder)!r}"
     try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        data = parsed((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{where} cannot be read ({error})", "Allowed: a folder that effkit saved whole", "Save the model again") from None
     data = upgrade(data, VERSION, "saved model") if isinstance(data, dict) else {}

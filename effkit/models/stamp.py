@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from effkit.spec.errors import BadInput, bytes_text
-from effkit.spec.files import atomic_file
+from effkit.spec.files import atomic_file, parsed
 from effkit.spec.record import Record
 
 KEY = "effkit.record"
@@ -68,8 +68,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(length) if 0 < length <= min(HEADER_LIMIT, size - 8) else b""
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
+        header = parsed(text)
+    except ValueError:
         header = None
     if not isinstance(header, dict):
         raise BadInput(f"{path.name} has no valid header", "Allowed: a whole safetensors file", "Download or save it again")

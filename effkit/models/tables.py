@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from effkit.spec.errors import BadInput
+from effkit.spec.files import parsed
 
 from .labelled import LabelledSet, made
 
@@ -181,7 +182,7 @@ def _json_lines(content: str, name: str) -> tuple[list[str], list[Row], int]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parsed(line)
         except ValueError as error:
             raise BadInput(
                 f"line {number} of {name!r} is no JSON ({error})", 'Allowed: lines like {"text": "...", "label": "..."}'

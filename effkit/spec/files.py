@@ -1,4 +1,4 @@
-"""Writing so that a crash, a full disk or a second process never leaves half a file.
+"""Writing so that a crash, a full disk or a second process never leaves half a file; reading JSON that anyone may have written.
 
 Everything goes to a temporary sibling first and is renamed at the end (POSIX rename is atomic).
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .errors import CannotWrite, bytes_text
+from .errors import BadInput, CannotWrite, bytes_text
+
+NESTED = 100  # levels of JSON; a record has 8
 
 
 @contextlib.contextmanager
@@ -68,6 +72,28 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with atomic_file(path, needs=len(text)) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON from anywhere says. ValueError for all that is none, also where it is nested too deeply for Python to read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def check_text(data: Any, where: str) -> None:
+    """Raise BadInput for what could be read but not written again: half a surrogate pair, nesting without end."""
+    level, depth = [data], 0
+    while level:
+        for value in level:
+            if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise BadInput(f"{where} holds the text {value[:80]!r}", "Allowed: text that UTF-8 can hold")
+        holders = [value for value in level if isinstance(value, dict | list | tuple)]
+        level = [inner for held in holders for inner in ([*held, *held.values()] if isinstance(held, dict) else held)]
+        depth += 1
+        if depth > NESTED:
+            raise BadInput(f"{where} is nested more than {NESTED} levels deep", "Allowed: what to_json() writes")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from .errors import BadInput, choice
+from .files import check_text, parsed
 from .intervals import Noun
 
 VERSION = 1
@@ -68,10 +69,11 @@ class Quantize(Noun):
     @classmethod
     def _own_bits(cls, data: Any) -> Any:
         """A format with one width brings it along: it need not be repeated, and may not be contradicted."""
-        if isinstance(data, dict) and (width := FIXED_BITS.get(data.get("method", ""))) is not None:
+        method = data.get("method") if isinstance(data, dict) else None
+        if isinstance(method, str) and (width := FIXED_BITS.get(method)) is not None:
             given = data.get("bits", width)
             if given != width:
-                raise choice(f"bits for {data['method']}", given, [width], f"Leave bits out, or choose method 'rtn' for {given} bits")
+                raise choice(f"bits for {method}", given, [width], f"Leave bits out, or choose method 'rtn' for {given} bits")
             return {**data, "bits": width}
         return data
 
@@ -299,10 +301,11 @@ class Recipe(Noun):
     def from_json(cls, text: str, where: str = "the recipe") -> Recipe:
         """Read a recipe. BadInput names the field, the value and what is allowed."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parsed(text)
+        except ValueError as error:
+            at = f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else error
             raise BadInput(
-                f"{where} is not JSON (line {error.lineno}, column {error.colno}: {error.msg})",
+                f"{where} is not JSON ({at})",
                 'Allowed: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4, "group_size": 64}]}',
             ) from None
         return validated(cls, data, where)
@@ -331,6 +334,7 @@ def step_of(kind: type[S], **fields: Any) -> S:
 
 def validated(noun: type, data: Any, where: str) -> Any:
     """Build `noun` from plain data; a mistake becomes one BadInput naming field, value and what is allowed."""
+    check_text(data, where)
     if noun is Recipe and isinstance(data, dict):
         steps = data.get("steps")
         for i, step in enumerate(steps if isinstance(steps, list | tuple) else ()):
@@ -350,14 +354,14 @@ def validated(noun: type, data: Any, where: str) -> Any:
             raise choice(f"{where}: the field", path[-1], known) from None
         allowed = first["msg"][0].lower() + first["msg"][1:]
         given = "missing" if first["type"] == "missing" else repr(first.get("input"))
-        raise BadInput(f"{where}: {field} is {given}", f"Allowed: {allowed}") from None
+        raise BadInput(f"{where}: {field} is {given[:200]}", f"Allowed: {allowed}") from None
 
 
 def from_json(noun: type, text: str, what: str) -> Any:
     """Build `noun` from the JSON that its to_json() writes. what: its name in a sentence, such as 'record'."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parsed(text)
+    except ValueError as error:
         raise BadInput(f"this is not a {what} ({error})", f"Allowed: the JSON that {noun.__name__}.to_json() writes") from None
     return validated(noun, data, f"the {what}")
 
