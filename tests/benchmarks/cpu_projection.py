@@ -93,7 +93,8 @@ def main() -> None:
             model = base if kind == "dense" else ek.quantize(base, method="rtn", bits=8, group_size=64)
             predicted = 1000 * expected_step_seconds(model, calibration, context=round(context))
             steps: list[float] = []
-            profile = timed(ek.profile.work(model, prompt=given.prompt, new_tokens=given.new_tokens, repeats=given.repeats, warmup=1), steps)
+            lengths = {"prompt": given.prompt, "new_tokens": given.new_tokens}
+            profile = timed(ek.profile.work(model, **lengths, repeats=given.repeats, warmup=1), steps)
             measured, median = float(np.quantile(steps, 0.25)), statistics.median(steps)
             error = 100 * (predicted - measured) / measured
             errors[kind].append(abs(error))
@@ -101,7 +102,7 @@ def main() -> None:
             times = f"{predicted:7.2f} ms predicted, {measured:7.2f} measured ({median:.2f} median), {error:+.1f}%"
             print(f"{name:18} {kind:6} {megabytes:6.1f} MB: {times}")
             own = "fp32" if kind == "dense" else "int8"
-            first = ek.project(base.config, on=calibration, prompt=given.prompt, new_tokens=given.new_tokens, format=own)
+            first = ek.project(base.config, on=calibration, format=own, **lengths)
             reading, read = first.time_to_first_token.value, min(profile.first_token_times)
             firsts.append(100 * abs(reading - read) / read)
             print(f"{'':25} first token: {reading:7.2f} ms predicted, {read:7.2f} measured, {100 * (reading - read) / read:+.1f}%")
