@@ -312,3 +312,17 @@ def test_a_record_of_the_npu_is_run_again_there(base, tiny_llama_folder):
     there = ek.replay(record, on=TEXT, speed=False, device="cpu")
     assert {change.kind for change in there.changes} == {"device"}
     assert all(outcome.verdict != "different" for outcome in there.outcomes)
+
+
+def test_a_search_on_the_npu_finds_what_it_finds_on_the_cpu(base, tiny_llama):
+    rounded = {"step": "quantize", "method": ["rtn", "gptq"], "group_size": 32, "embedding_bits": [8, 4], "samples": 2, "window": 32}
+    space = {"steps": [rounded]}
+    given = {"on": TEXT, "text": TEXT, "window": 64, "windows": 2, "prompt": 16, "new_tokens": 2, "repeats": 2, "sampler": "grid"}
+    there = ek.explore(base, space, ("bytes", "decode"), store=False, **given)
+    assert [trial.state for trial in there.trials] == ["done"] * 4
+    assert all(trial.record.profile.simulated for trial in there.trials)
+    here = ek.explore(tiny_llama, space, store=False, **given)
+    assert there.folder != here.folder  # another device is another search
+    assert [trial.values[0] for trial in there.trials] == [trial.values[0] for trial in here.trials]
+    for a, b in zip(there.trials, here.trials, strict=True):
+        assert a.record.quality.kl.mean.value == pytest.approx(b.record.quality.kl.mean.value, rel=1e-3)
