@@ -326,3 +326,17 @@ def test_a_shared_page_of_the_npu_says_simulated(base, tmp_path):
     page = ek.share(record, tmp_path / "page.html").path.read_text(encoding="utf-8")
     assert f"Recorded on {record.profile.device}, simulated, " in page
     assert "these times say nothing of the device" in page
+
+
+def test_a_search_on_the_npu_finds_what_it_finds_on_the_cpu(base, tiny_llama):
+    rounded = {"step": "quantize", "method": ["rtn", "gptq"], "group_size": 32, "embedding_bits": [8, 4], "samples": 2, "window": 32}
+    space = {"steps": [rounded]}
+    given = {"on": TEXT, "text": TEXT, "window": 64, "windows": 2, "prompt": 16, "new_tokens": 2, "repeats": 2, "sampler": "grid"}
+    there = ek.explore(base, space, ("bytes", "decode"), store=False, **given)
+    assert [trial.state for trial in there.trials] == ["done"] * 4
+    assert all(trial.record.profile.simulated for trial in there.trials)
+    here = ek.explore(tiny_llama, space, store=False, **given)
+    assert there.folder != here.folder  # another device is another search
+    assert [trial.values[0] for trial in there.trials] == [trial.values[0] for trial in here.trials]
+    for a, b in zip(there.trials, here.trials, strict=True):
+        assert a.record.quality.kl.mean.value == pytest.approx(b.record.quality.kl.mean.value, rel=1e-3)

@@ -302,3 +302,56 @@ def test_the_cache_is_told_and_cleared(here, home):
     assert here("cache", "--clear")[0] == 0
     assert names(home) == ["records.sqlite"]
     assert json.loads(here("cache", "--clear")[1])["bytes"] == {}
+
+
+SPACE = {"steps": [{"step": "quantize", "method": ["rtn", "nf4"], "bits": [3, 4, 8], "group_size": [32]}]}
+EXPLORE = ["--device", "cpu", "--window", "64", "--windows", "3"]
+
+
+def test_explore_tries_a_space_and_goes_on_when_asked_again(here, tmp_path, tiny_llama_folder):
+    out = tmp_path / "out"
+    words = ["explore", recipe(tmp_path, SPACE), "--out", out, "--model", tiny_llama_folder, *EXPLORE, "--sampler", "grid"]
+    code, said, told = here(*words, "--trials", "2")
+    assert code == 0, told
+    last = json.loads(said.splitlines()[-1])
+    assert (last["trials"], last["done"], last["ended"]) == (2, 2, "all 2 trials were made")
+    assert {point["name"] for point in last["front"]} <= {"rtn 3-bit g32", "rtn 4-bit g32"}
+    assert "*  0      rtn 3-bit g32" in told
+    assert re.search("explore: 1 of 2 trials", told)
+
+    code, said, told = here(*words)
+    last = json.loads(said.splitlines()[-1])
+    assert (code, last["trials"], last["done"], last["failed"]) == (0, 6, 4, 2)
+    assert "failed: step 1: bits for nf4 is 3. Allowed: 4." in told
+    found = ek.Exploration.from_json((out / "exploration.json").read_text())
+    assert len(found.trials) == 6
+    assert {r.id for r in ek.Store()} == {r.id for r in found.records}
+
+    code, said, told = here(*words, "--objective", "kl", "bytes")
+    assert (code, said) == (2, "")
+    assert "lies an exploration with another objectives" in told
+    code, said, told = here(*words, "--price", "1")
+    assert (code, said) == (2, "")
+    assert "the price is 1 $ without a price per hour" in told
+    code, said, told = here("explore", recipe(tmp_path, {"steps": [{"step": "quantize", "bits": [3, 9]}]}), "--out", tmp_path / "x")
+    assert (code, said) == (2, "")
+    assert "bits is 9. Allowed: 2, 3, 4, 5, 6, 7, 8." in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_explore_that_is_stopped_goes_on(here, tmp_path, tiny_llama_folder, number):
+    out = tmp_path / "out"
+    space = {"steps": [{"step": "quantize", "bits": [2, 3, 4, 5, 6, 7, 8], "group_size": [16, 32, 64], "embedding_bits": [4, 8]}]}
+    words = ["explore", recipe(tmp_path, space), "--out", out, "--model", tiny_llama_folder, *EXPLORE, "--sampler", "grid"]
+    child = effkit(*words, "--trials", "42")
+    until(lambda: len(list(out.glob("trials/*.json"))) > 1, child)
+    child.send_signal(number)
+    said, told = child.communicate(timeout=60)
+    assert (child.returncode, said) == (128 + number, ""), told
+    assert "the same command goes on from what is there" in told
+    before = {place.name: place.read_bytes() for place in out.glob("trials/*.json")}
+    assert 2 <= len(before) < 42
+    code, said, told = here(*words, "--trials", str(len(before) + 1))
+    assert code == 0, told
+    assert {name: (out / "trials" / name).read_bytes() for name in before} == before
+    assert json.loads(said.splitlines()[-1])["trials"] == len(before) + 1
