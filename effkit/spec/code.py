@@ -22,7 +22,8 @@ def code_of(recipe: Recipe, source: str, revision: str | None = None) -> str:
     base = ek.load("smollm2-135m")
     model = ek.quantize(base, method="gptq", bits=3)
     """
-    at = f", revision={_written(revision)}" if revision else ""
+    hub = "/" in source and not source.startswith(("/", ".", "~"))  # what is built in has a revision that nobody can ask for
+    at = f", revision={_written(revision)}" if revision and hub else ""
     lines = ["import effkit as ek", f"base = ek.load({_written(tilde(source))}{at})"]
     for i, step in enumerate(recipe.steps):
         call = VERBS[step.step] if i else VERBS[step.step].replace("model", "base")

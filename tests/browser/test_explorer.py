@@ -139,7 +139,7 @@ def test_two_points_failures_and_the_table(open_notebook):
     # what failed is kept, with the reason, as text
     notebook.answer(LOST)
     page.wait_for_timeout(400)
-    card.locator("summary", has_text="without figures").click()
+    card.locator("summary", has_text="or were stopped early").click()
     item = card.locator("[data-failed]")
     assert f"Out of memory: {NAME}" in item.inner_text()
     item.locator("button").click()

@@ -1,4 +1,4 @@
-"""Break quantize, distill and profile in turn, and see a notebook go red: `python tests/notebooks/mutation_gate.py [MUTANT ...]`.
+"""Break quantize, distill, profile and explore in turn, and see a notebook go red: `python tests/notebooks/mutation_gate.py [MUTANT ...]`.
 
 A committed notebook that stays green whatever the library does tests nothing. Each mutant is one change of one line in a
 copy of the library; the notebook runs through nbval against that copy until a cell fails. A mutant that survives fails
@@ -115,6 +115,24 @@ MUTANTS = (
         "",
         "the mistake made it worse",
         "02_distill",
+    ),
+    Mutant(
+        "whatever differs is told apart",
+        "explore",
+        "spec/intervals.py",
+        "    return [bool(value) for value in held | ~apart.any(axis=1)]",
+        "    return [bool(value) for value in ~apart.any(axis=1)]",
+        "8 bits in groups of 32 or 64",
+        "05_tradeoffs",
+    ),
+    Mutant(
+        "a front holds what is worse on both axes",
+        "explore",
+        "spec/frontier.py",
+        "        if b < best[1] or (a, b) == best:",
+        "        if True:",
+        "are beaten",
+        "05_tradeoffs",
     ),
     Mutant(
         "reverse KL is forward KL",

@@ -61,7 +61,7 @@ def point(record: Record) -> dict[str, Any]:
         e = figure_of(record, name)
         if (value := _finite(e.value)) is not None:
             figures[name] = [value, _finite(e.low), _finite(e.high)]
-    profile = record.profile
+    profile, mark = record.profile, record.fingerprint
     return {
         "id": record.id,
         "name": record.name,
@@ -69,7 +69,7 @@ def point(record: Record) -> dict[str, Any]:
         "recipe": record.recipe.label(),
         "fields": fields(record.recipe),
         "figures": figures,
-        "device": profile.device if profile else str(record.environment.get("device", "an unknown device")),
+        "device": profile.device if profile else (mark and mark.device) or str(record.environment.get("device", "an unknown device")),
         "date": record.created,
         "simulated": bool(profile and profile.simulated),
         "slower": (profile.slower if profile else None) or "",

