@@ -65,7 +65,7 @@ def share(
     what:   a Record, several (an ek.Store, an Exploration, whatever has `.records`), files as ek.read_records reads them, or one notebook
     title, introduction: words of the author; plain text
     model:  what describes the base (a Model, an Architecture, a config, a folder): the roofline and the two stacks are drawn for it;
-            None: where the records say that they began, if it lies here
+            None: the base's own record, or what lies where the records say that they began
     sensitivity: of ek.sensitivity, or a JSON file of one: the map of layers, whose budget is solved in the page
     cards:  live widgets, shown as they are now after the page's own; one of a class that the page would make takes its place
     records: beside a notebook: what its page holds and lists in its receipt
@@ -149,7 +149,10 @@ def _exploration(what: Any) -> Exploration | None:
 
 
 def _described(model: Any, records: tuple[Record, ...]) -> Any:
-    """What describes the base: as given, or a config that lies where the records began; None where none is found."""
+    """What describes the base: as given, its own record, or a config that lies where the records began; None where none is found."""
+    for record in records:
+        if model is None and not record.recipe.steps and record.profile is not None and record.profile.architecture is not None:
+            return record
     sources = {record.checkpoint.source for record in records}
     source = model if isinstance(model, str) else sources.pop() if model is None and len(sources) == 1 else None
     if source is None or (Path(os.path.expanduser(source)) / "config.json").is_file():

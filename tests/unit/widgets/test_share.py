@@ -206,6 +206,11 @@ def test_the_shape_of_the_base_is_found_where_the_records_say(tmp_path, tiny_lla
     began = {"source": str(tiny_llama_folder)}
     records = [one.model_copy(update={"checkpoint": one.checkpoint.model_copy(update=began)}) for one in family()]
     assert {"Roofline", "StackCompare"} <= set(ek.share(records, tmp_path / "page.html").cards)
+    base, *made = family()
+    base = base.model_copy(
+        update={"profile": base.profile.model_copy(update={"architecture": ek.architecture(tiny_llama_folder).to_dict()})}
+    )
+    assert "Roofline" in ek.share([base, *made], tmp_path / "page.html").cards
     done = ek.share(family(), tmp_path / "page.html")
     assert "Roofline" not in done.cards
     assert any("the base's shape is not known here" in note for note in done.notes)
