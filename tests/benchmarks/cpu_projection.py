@@ -93,9 +93,7 @@ def main() -> None:
             model = base if kind == "dense" else ek.quantize(base, method="rtn", bits=8, group_size=64)
             predicted = 1000 * expected_step_seconds(model, calibration, context=round(context))
             steps: list[float] = []
-            profile = timed(
-                ek.profile.work(model, prompt=given.prompt, new_tokens=given.new_tokens, repeats=given.repeats, warmup=1), steps
-            )
+            profile = timed(ek.profile.work(model, prompt=given.prompt, new_tokens=given.new_tokens, repeats=given.repeats, warmup=1), steps)
             measured, median = float(np.quantile(steps, 0.25)), statistics.median(steps)
             error = 100 * (predicted - measured) / measured
             errors[kind].append(abs(error))
