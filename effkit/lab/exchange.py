@@ -13,6 +13,7 @@ from pathlib import Path
 
 from effkit.models.stamp import read_record
 from effkit.spec.errors import BadInput, bytes_text
+from effkit.spec.exploration import Exploration
 from effkit.spec.files import parsed, write_text
 from effkit.spec.recipe import validated
 from effkit.spec.record import Record
@@ -21,18 +22,22 @@ from .crate import read_crate, write_crate
 from .pages.writing import read_page
 
 LIMIT = 100_000_000  # bytes of a JSON file
+RESULT = "exploration.json"  # in the folder of `effkit explore`
 ALLOWED = (
-    "Allowed: record.json, the folder of effkit run, an RO-Crate (.zip), a page of ek.share, or a safetensors file with a record in it"
+    "Allowed: record.json, the folder of effkit run or explore, an RO-Crate (.zip), a page of ek.share, "
+    "or a safetensors file with a record in it"
 )
 
 
 def read_records(path: str | Path) -> tuple[Record, ...]:
-    """The records in a file or folder: `record.json` (one record or a list), the folder that `effkit run` wrote, an RO-Crate
-    (.zip), a page of `ek.share`, a model's folder or safetensors file that carries its record. BadInput where there is none."""
+    """The records in a file or folder: `record.json` (one record or a list), the folder of `effkit run` or `effkit explore`, an
+    RO-Crate (.zip), a page of `ek.share`, a model's folder or safetensors file with its record. BadInput where there is none."""
     path = Path(os.path.expanduser(path))
     if path.is_dir():
         if (path / "record.json").is_file():
             return _json(path / "record.json")
+        if (path / RESULT).is_file():
+            return _json(path / RESULT)
         if (path / "model.safetensors").is_file():
             return (read_record(path / "model.safetensors"),)
         raise BadInput(f"the folder {str(path)!r} holds no record", ALLOWED)
@@ -45,6 +50,19 @@ def read_records(path: str | Path) -> tuple[Record, ...]:
     if path.suffix.lower() in (".html", ".htm"):
         return read_page(path)
     return _json(path)
+
+
+def read_exploration(path: str | Path) -> Exploration | None:
+    """The whole exploration, with trials that failed or were stopped, in a file or folder of `effkit explore`; None where it is none."""
+    path = Path(os.path.expanduser(path))
+    file = path / RESULT if path.is_dir() else path
+    if file.suffix.lower() != ".json" or not file.is_file() or file.stat().st_size > LIMIT:
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # read_records says what is wrong with it
+    return validated(Exploration, data, file.name) if isinstance(data, dict) and "trials" in data else None
 
 
 def write_records(records: Record | Iterable[Record], path: str | Path, licence: str | None = None) -> Path:
@@ -71,5 +89,7 @@ def _json(path: Path) -> tuple[Record, ...]:
         data = parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is not a record ({error})", ALLOWED) from None
+    if isinstance(data, dict) and "trials" in data:
+        return validated(Exploration, data, path.name).records
     several = data if isinstance(data, list) else [data]
     return tuple(validated(Record, each, path.name) for each in several)

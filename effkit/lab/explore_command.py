@@ -16,9 +16,8 @@ from effkit.spec.exploration import Exploration
 from effkit.spec.files import write_text
 from effkit.spec.frontier import FIGURES
 
+from .exchange import RESULT
 from .foreground import driven, stoppable
-
-RESULT = "exploration.json"
 
 
 def add_explore(commands: Any) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 
 from effkit.spec.allocation import Sensitivity
 from effkit.spec.errors import BadInput, EffkitError, bytes_text
+from effkit.spec.exploration import Exploration
 from effkit.spec.files import write_text
 from effkit.spec.record import Record
 
-from .exchange import read_records
+from .exchange import read_exploration, read_records
 from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of, without_heading
 from .pages.parts import Material, Shown, all_cards
 from .pages.writing import Words, page, place
@@ -61,10 +62,10 @@ def share(
 ) -> Shared:
     """Write `what` to `path` as one page (.html), whole or not at all; a notebook also as a copy that GitHub shows (.ipynb).
 
-    what:   a Record, several (an ek.Store, whatever has `.records`), files as ek.read_records reads them, or one notebook
+    what:   a Record, several (an ek.Store, an Exploration, whatever has `.records`), files as ek.read_records reads them, or one notebook
     title, introduction: words of the author; plain text
     model:  what describes the base (a Model, an Architecture, a config, a folder): the roofline and the two stacks are drawn for it;
-            None: where the records say that they began, if it lies here
+            None: the base's own record, or what lies where the records say that they began
     sensitivity: of ek.sensitivity, or a JSON file of one: the map of layers, whose budget is solved in the page
     cards:  live widgets, shown as they are now after the page's own; one of a class that the page would make takes its place
     records: beside a notebook: what its page holds and lists in its receipt
@@ -80,7 +81,7 @@ def share(
         raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
     drawn = all_cards()
     held = _records(records) if notebook is not None else _records(what)
-    material = Material(held, path.name, _described(model, held), _sensitivity(sensitivity), tuple(cards))
+    material = Material(held, path.name, _described(model, held), _sensitivity(sensitivity), tuple(cards), _exploration(what))
     inside: list[Shown] = []
     body = ""
     if notebook is None:
@@ -140,8 +141,18 @@ def _records(what: Any) -> tuple[Record, ...]:
     return tuple(found.values())
 
 
+def _exploration(what: Any) -> Exploration | None:
+    """The search that the records come from, where it is given whole."""
+    if isinstance(what, str | Path):
+        return read_exploration(what)
+    return what if isinstance(what, Exploration) else None
+
+
 def _described(model: Any, records: tuple[Record, ...]) -> Any:
-    """What describes the base: as given, or a config that lies where the records began; None where none is found."""
+    """What describes the base: as given, its own record, or a config that lies where the records began; None where none is found."""
+    for record in records:
+        if model is None and not record.recipe.steps and record.profile is not None and record.profile.architecture is not None:
+            return record
     sources = {record.checkpoint.source for record in records}
     source = model if isinstance(model, str) else sources.pop() if model is None and len(sources) == 1 else None
     if source is None or (Path(os.path.expanduser(source)) / "config.json").is_file():

@@ -27,6 +27,7 @@ from .layer_map import START_BITS, told_map
 from .twins import caption_of, sentence_of, twin_of
 
 LOCAL = ("folder",)  # of a run's state: where it lies on the author's machine is nobody's business
+PRIVATE = ("local",)  # traits that hold nothing else
 NAMES = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
 QUALITY = 0.9  # the student of the cost card is the smallest model that keeps so much, if one does
 ROWS = 16  # more methods than these side by side nobody compares: then only those that no other beats in bytes and in KL
@@ -57,7 +58,7 @@ class _Cards:
     def _made(self, material: Material) -> Iterator[tuple[str, Callable[[], Shown | None]]]:
         records = list(material.records)
         if records:
-            yield "FrontierExplorer", lambda: shown(effkit_widgets.FrontierExplorer(records))
+            yield "FrontierExplorer", lambda: shown(effkit_widgets.FrontierExplorer(material.exploration or records))
             if any(record.recipe.steps for record in records):
                 yield "MethodTable", lambda: _methods(records)
                 yield "CostCard", lambda: _cost_card(records)
@@ -128,7 +129,7 @@ def _traits(kind: type[Card]) -> dict[str, Any]:
 
 def _shown(name: str, state: Mapping[str, Any], grid: Grid | None) -> Shown:
     first = _traits(getattr(effkit_widgets, name))  # a notebook that an older version saved lacks some
-    kept = {key: state.get(key, value) for key, value in first.items()}
+    kept = {key: value if key in PRIVATE else state.get(key, value) for key, value in first.items()}
     if isinstance(kept.get("state"), Mapping):
         kept["state"] = {key: value for key, value in kept["state"].items() if key not in LOCAL}
     return Shown(name, caption_of(name), kept, sentence_of(name, kept), twin_of(name, kept), grid)

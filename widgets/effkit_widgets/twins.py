@@ -90,6 +90,8 @@ def _frontier(state: State) -> Table | None:
                 [estimate(point["figures"].get(name, NONE), unit if unit == "bytes" else "") for point in points],
             )
         )
+    if any(point.get("state") for point in points):
+        columns.append(("status", [f"{point['state']}: {point['reason']}" if point.get("state") else "measured" for point in points]))
     where = [("device", [point["device"] for point in points]), ("measured on", [point["date"][:10] for point in points])]
     columns += [column for column in where if len(set(column[1])) > 1]
     told = ", ".join(cells[0] for _, cells in where if len(set(cells)) == 1)

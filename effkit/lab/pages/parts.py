@@ -15,6 +15,7 @@ from effkit.spec.plugins import imported, table
 
 if TYPE_CHECKING:
     from effkit.spec.allocation import Sensitivity
+    from effkit.spec.exploration import Exploration
     from effkit.spec.record import Record
 
 ABSENT = "$absent"  # in a column of answers: this one has no such value
@@ -74,7 +75,7 @@ class Shown:
 class Material:
     """What `ek.share` was given to show. model: whatever describes one (a Model, an Architecture, a config); cards: live widgets.
 
-    file: what the page is called, for the commands on it
+    file: what the page is called, for the commands on it; exploration: where the records come from, with what failed in it
     """
 
     records: tuple[Record, ...] = ()
@@ -82,6 +83,7 @@ class Material:
     model: Any = None
     sensitivity: Sensitivity | None = None
     cards: tuple[Any, ...] = ()
+    exploration: Exploration | None = None
 
 
 @dataclass

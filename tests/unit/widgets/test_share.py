@@ -23,6 +23,7 @@ from effkit.lab.pages.parts import Grid, Shown, Story, Table, all_cards
 from effkit.lab.pages.safe import cleaned, packed, policy, visible
 from effkit.lab.pages.writing import place
 from effkit.spec.errors import BadInput, Unavailable
+from effkit.spec.exploration import Exploration, Trial
 from effkit_widgets._base import STATIC
 
 from .records import BASE, family, record
@@ -184,10 +185,32 @@ def test_a_page_says_which_figures_it_lacks_and_why(tmp_path):
     assert "What is not here" in Tags(done.path.read_text()).text
 
 
+def test_a_search_is_shown_with_what_failed_in_it(tmp_path):
+    base, *made = family()
+    trials = [
+        Trial(number=i, label=one.name, draft={}, recipe=one.recipe, state="done", values=(1.0, 1.0), record=one)
+        for i, one in enumerate(made)
+    ]
+    trials.append(Trial(number=9, label="too deep", draft={}, state="failed", reason="the <b>layer</b> is not there"))
+    found = Exploration(objectives=("bytes", "retained"), base=base, trials=tuple(trials))
+    (tmp_path / "exploration.json").write_text(found.to_json())
+    for what in (found, tmp_path, tmp_path / "exploration.json"):
+        done = ek.share(what, tmp_path / "page.html")
+        assert read_records(done.path) == found.records
+        text = Tags(done.path.read_text()).text
+        assert "failed: the <b>layer</b> is not there" in text
+        assert "measured" in text
+
+
 def test_the_shape_of_the_base_is_found_where_the_records_say(tmp_path, tiny_llama_folder):
     began = {"source": str(tiny_llama_folder)}
     records = [one.model_copy(update={"checkpoint": one.checkpoint.model_copy(update=began)}) for one in family()]
     assert {"Roofline", "StackCompare"} <= set(ek.share(records, tmp_path / "page.html").cards)
+    base, *made = family()
+    base = base.model_copy(
+        update={"profile": base.profile.model_copy(update={"architecture": ek.architecture(tiny_llama_folder).to_dict()})}
+    )
+    assert "Roofline" in ek.share([base, *made], tmp_path / "page.html").cards
     done = ek.share(family(), tmp_path / "page.html")
     assert "Roofline" not in done.cards
     assert any("the base's shape is not known here" in note for note in done.notes)
