@@ -10,10 +10,13 @@ Counted as in Kaplan et al. 2020 (arXiv 2001.08361, table 1), and checked agains
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from effkit.spec.errors import choice
+from pydantic import TypeAdapter, ValidationError
+
+from effkit.spec.errors import BadInput, choice
 
 PARTS: tuple[str, ...] = ("attention", "mlp", "experts", "router", "norms", "embedding", "head")
 
@@ -144,6 +147,18 @@ class Architecture:
     kept: tuple[str, ...] = ()
     name: str = ""
     known: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, to be kept in a record."""
+        return TypeAdapter(Architecture).dump_python(self, mode="json")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Architecture:
+        """What `to_dict` gave. Raises BadInput for anything else."""
+        try:
+            return TypeAdapter(cls).validate_python(dict(fields))
+        except ValidationError as error:
+            raise BadInput("this is no shape of a model", "Allowed: what Architecture.to_dict gave", str(error).splitlines()[0]) from error
 
     # ---- shape
 

@@ -111,7 +111,7 @@ def _attention(config: Mapping[str, Any], family: str, kind: str) -> tuple[Core,
     gate = 2 if config.get("attn_output_gate") or family in OUTPUT_GATES else 1
     matrices = [
         Matrix("attention", hidden, heads * width * gate, bias=bias or family == "qwen2"),
-        Matrix("attention", hidden, 2 * kv_heads * width, bias=bias or family == "qwen2"),
+        Matrix("attention", hidden, kv_heads * width, 2, 2, bias=bias or family == "qwen2"),
         Matrix("attention", heads * width, hidden, bias=bias),
     ]
     vectors = 2 * width if family in HEAD_NORMS else (heads + kv_heads) * width if family in WIDE_NORMS else 0
@@ -174,7 +174,7 @@ def _feed_forward(config: Mapping[str, Any], family: str, number: int) -> tuple[
     dense = number < int(config.get("first_k_dense_replace") or 0) or number in (config.get("mlp_only_layers") or [])
     if not experts or dense:
         wide, bias = int(config["intermediate_size"]), bool(config.get("mlp_bias", False))
-        return [Matrix("mlp", hidden, 2 * wide, bias=bias), Matrix("mlp", wide, hidden, bias=bias)], 0
+        return [Matrix("mlp", hidden, wide, 2, 2, bias), Matrix("mlp", wide, hidden, bias=bias)], 0
     used = int(_get(config, "num_experts_per_tok", "experts_per_token", default=1))
     wide = int(_get(config, "moe_intermediate_size", "intermediate_size"))
     bias = family == "gpt_oss"
@@ -185,7 +185,7 @@ def _feed_forward(config: Mapping[str, Any], family: str, number: int) -> tuple[
     ]
     shared = int(config.get("shared_expert_intermediate_size") or 0) or int(config.get("n_shared_experts") or 0) * wide
     if shared:
-        matrices += [Matrix("mlp", hidden, 2 * shared), Matrix("mlp", shared, hidden)]
+        matrices += [Matrix("mlp", hidden, shared, 2, 2), Matrix("mlp", shared, hidden)]
     if config.get("shared_expert_intermediate_size"):
         matrices += [Matrix("router", hidden, 1)]  # the gate of the shared expert
     return matrices, 0  # a router's selection bias is a buffer, not a parameter

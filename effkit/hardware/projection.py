@@ -16,10 +16,14 @@ from typing import Any
 
 from pydantic import Field
 
+from effkit.spec.calibration import Calibration
 from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.intervals import Estimate, Noun, three
+from effkit.spec.recipe import Quantize
+from effkit.spec.record import Profile, Record
 
-from .architecture import Architecture
+from . import attached
+from .architecture import Architecture, format_name
 from .catalogue import Accelerator, accelerator
 from .configs import architecture
 from .efficiencies import Efficiencies, efficiencies, spread
@@ -84,11 +88,11 @@ class Plausible(Noun):
 def project(
     model: Any,
     *,
-    on: str | Accelerator,
-    prompt: int = 1024,
-    new_tokens: int = 128,
-    batch: int = 1,
-    format: str = "bf16",
+    on: str | Accelerator | Calibration,
+    prompt: int | None = None,
+    new_tokens: int | None = None,
+    batch: int | None = None,
+    format: str | None = None,
     tensor_parallel: int = 1,
     attention_data_parallel: int = 1,
     expert_parallel: bool = False,
@@ -100,49 +104,113 @@ def project(
 ) -> Projection:
     """Time per output token, time to first token and throughput of a model on a device of the catalogue.
 
-    model: an effkit model, an Architecture, a transformers config, a config.json or the folder of a model
-    on: a device's name, as in `ek.accelerators()`; batch: sequences kept in flight (continuous batching)
+    model: an effkit model, an Architecture, a transformers config, a config.json or the folder of a model, or what `ek.profile`
+        or `ek.measure` returned: its lengths, batch and width of weights then stand in for those that are not given
+    on: a device's name, as in `ek.accelerators()`, or what `ek.calibrate` returned, for the attached device in one process
+    prompt, new_tokens, batch, format: 1024, 128, 1 and "bf16" (on a calibration: its dtype) where neither you nor a profile say
+        otherwise; batch: sequences kept in flight (continuous batching)
     backend: the runtime that serves: "vllm", "sglang", "trtllm"; None: between them
     reached: constants measured on a device of one's own, instead of the fitted ones
     The rest as in serving.Setting. Llama-3.1-8B in bf16 on an H100 at batch 8, 1024+512 tokens: 7.9 ms, and 7.7 with
     backend="trtllm" (measured: 7.4).
     Raises BadInput for an unknown device, format or a figure that the catalogue lacks.
     """
-    shape, device = shape_of(model), accelerator(on)
+    shape = shape_of(model)
+    prompt, new_tokens, batch, format = _asked(model, on, prompt, new_tokens, batch, format)
     setting = Setting(
         format, prompt, new_tokens, batch, tensor_parallel, attention_data_parallel, expert_parallel, pipeline_parallel,
         accepted, cache_bytes,
     )  # fmt: skip
+    if isinstance(on, Calibration):
+        return _attached(shape, on, setting)
+    device = accelerator(on)
     asked = demand(shape, device, setting)
     reached = reached or efficiencies(setting.kind, backend, device.stack)
     parts = {name: 1000 * value for name, value in step_parts(asked, reached).items()}
-    token, first = sum(parts.values()), 1000 * first_token(asked, reached)
+    first = 1000 * first_token(asked, reached)
     off = spread(
         kind=setting.kind, backend=backend, device=device.name, family=shape.family, moe=shape.moe, stack=device.stack, known=shape.known
     )
-    memory = memory_needed(shape, setting)
-    tpot = _estimate(token, off.tpot, "ms")
+    basis = "The interval is that of settings held out of the fit" + (f", wider because {'; '.join(off.reasons)}" if off.reasons else "")
+    return _projection(device.name, device.stack, device.memory_bytes, shape, setting, parts, first, (off.tpot, off.ttft), basis)
+
+
+def _attached(shape: Architecture, calibration: Calibration, setting: Setting) -> Projection:
+    """The same from a calibration: one process on one device, without a server around it."""
+    if setting.devices > 1 or setting.accepted > 1:
+        raise BadInput(
+            f"{setting.devices} devices and {setting.accepted:g} accepted tokens on a calibration",
+            "Allowed: one device, without speculation",
+            "Name a device of the catalogue for more: ek.accelerators()",
+        )
+    parts = {name: 1000 * value for name, value in attached.step_parts(shape, calibration, setting).items()}
+    tpot, ttft, basis = attached.spread(setting.format, calibration)
+    name = f"{calibration.device} (simulated)" if calibration.simulated else calibration.device
+    first = 1000 * attached.first_token(shape, calibration, setting)
+    stack = {"cuda": "cuda", "npu": "ascend"}.get(calibration.device_type, calibration.device_type)
+    return _projection(name, stack, None, shape, setting, parts, first, (tpot, ttft), basis)
+
+
+def _projection(
+    device: str,
+    stack: str,
+    room: float | None,
+    shape: Architecture,
+    setting: Setting,
+    parts: dict[str, float],
+    first: float,
+    off: tuple[float, float],
+    basis: str,
+) -> Projection:
+    """parts, first: in ms; off: standard deviations of the logarithms of the two times; room: the device's bytes."""
+    token, memory = sum(parts.values()), memory_needed(shape, setting)
+    tpot = _estimate(token, off[0], "ms")
     assert tpot.low
     assert tpot.high
+    rate = 1000 * setting.batch
     return Projection(
-        device=device.name,
-        stack=device.stack,
+        device=device,
+        stack=stack,
         devices=setting.devices,
         format=setting.format,
-        batch=batch,
-        prompt=prompt,
-        new_tokens=new_tokens,
+        batch=setting.batch,
+        prompt=setting.prompt,
+        new_tokens=setting.new_tokens,
         time_per_output_token=tpot,
-        time_to_first_token=_estimate(first, off.ttft, "ms"),
-        throughput=Estimate(
-            value=1000 * batch / token, low=1000 * batch / tpot.high, high=1000 * batch / tpot.low, unit="tokens/s", how="modelled"
-        ),
+        time_to_first_token=_estimate(first, off[1], "ms"),
+        throughput=Estimate(value=rate / token, low=rate / tpot.high, high=rate / tpot.low, unit="tokens/s", how="modelled"),
         parts=parts,
         bound=max(parts, key=lambda name: parts[name]),
         memory=memory,
-        fits=None if device.memory_bytes is None else memory <= device.memory_bytes,
-        basis="The interval is that of settings held out of the fit" + (f", wider because {'; '.join(off.reasons)}" if off.reasons else ""),
+        fits=None if room is None else memory <= room,
+        basis=basis,
     )
+
+
+def _asked(
+    model: Any, on: Any, prompt: int | None, new_tokens: int | None, batch: int | None, format: str | None
+) -> tuple[int, int, int, str]:
+    """What is asked for, else what a profile was measured with, else the defaults."""
+    seen = profile_of(model)
+    plain = on.dtype if isinstance(on, Calibration) else "bfloat16"
+    return (
+        (seen.prompt if seen else 1024) if prompt is None else prompt,
+        (max(seen.new_tokens, 1) if seen else 128) if new_tokens is None else new_tokens,
+        (seen.batch if seen else 1) if batch is None else batch,
+        _format(model, plain) if format is None else format,
+    )
+
+
+def profile_of(model: Any) -> Profile | None:
+    """The profile that stands for a model: itself, or a record's."""
+    return model if isinstance(model, Profile) else model.profile if isinstance(model, Record) else None
+
+
+def _format(model: Any, plain: str) -> str:
+    """The catalogue's word for what a record's weights were rounded to, else for a dtype."""
+    steps = model.recipe.steps if isinstance(model, Record) else ()
+    bits = min((step.bits for step in steps if isinstance(step, Quantize) and isinstance(step.bits, int)), default=16)
+    return "int4" if bits <= 4 else "int8" if bits <= 8 else "fp32" if plain == "float32" else format_name(plain)
 
 
 def plausible(
@@ -198,6 +266,11 @@ def shape_of(model: Any) -> Architecture:
     own = getattr(model, "architecture", None)
     if isinstance(own, Architecture):
         return own
+    seen = profile_of(model)
+    if seen is not None:
+        if seen.architecture is None:
+            raise BadInput("a profile that does not hold its model's shape", "Allowed: a profile made by this version", "Profile it again")
+        return Architecture.from_dict(seen.architecture)
     config = getattr(model, "config", None)
     return architecture(config if config is not None else model)
 

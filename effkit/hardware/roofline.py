@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from effkit.spec.breakdown import Breakdown, Part
-from effkit.spec.calibration import Calibration, Linear
+from effkit.spec.calibration import Calibration
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Noun, three
 
+from . import attached
 from .architecture import BITS, Architecture, format_name
 from .catalogue import Accelerator, accelerator
 from .efficiencies import Efficiencies, efficiencies
@@ -157,15 +158,11 @@ def calibrated_roofline(
     shape, form = shape_of(model), calibration.dtype
     setting = Setting({"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[form], prompt, 2, batch)
     work, points = _work(shape, setting), []
-    working_set = shape.weight_bytes(setting.format)
-    linears = [
-        (matrix.part, Linear(format=form, inputs=matrix.inputs, outputs=matrix.outputs, count=count * matrix.used, bytes=size))
-        for count, matrix in [(group.count, m) for group in shape.groups for m in group.matrices] + [(1, m) for m in shape.head]
-        if (size := round(matrix.inputs * matrix.outputs * BITS[setting.format] / 8))
-    ]
+    found = attached.linears(shape, calibration, setting.format)
+    working_set = sum(one.bytes * one.count for _, one in found)
     for phase in ("decode", "prefill"):
         seconds: dict[str, float] = {}
-        for part, one in linears:
+        for part, one in found:
             rows = batch if phase == "decode" else prompt if part != "head" else 1
             each = calibration.product_seconds(form, one.inputs, one.outputs, rows, working_set)
             seconds[part] = seconds.get(part, 0.0) + one.count * each
@@ -173,7 +170,7 @@ def calibrated_roofline(
             if (phase, part) in work:
                 flops, read = work[phase, part]
                 points.append(RooflinePoint(phase=phase, part=part, how="predicted", flops=flops, bytes=read, seconds=spent))
-    step = calibration.step_seconds([one for _, one in linears], shape.layers, batch * shape.kv_bytes(prompt, setting.element), batch)
+    step = calibration.step_seconds([one for _, one in found], shape.layers, batch * shape.kv_bytes(prompt, setting.element), batch)
     points += [one for one in _wholes(work, {"decode": step, "prefill": 1.0}, "predicted") if one.phase == "decode"]
     for one in breakdowns:
         if one.device == calibration.device:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from effkit.hardware.clock import Clock
+from effkit.hardware.configs import architecture
 from effkit.hardware.energy import EnergyMeter
 from effkit.hardware.memory import PeakMemory, guard
 from effkit.models.decoding import Decoder
@@ -121,7 +123,15 @@ def profile(
         threads=torch.get_num_threads() if model.device.is_cpu else None,
         decoding=work.how(),
         speed_ratio=_ratio(work, others[0]) if others else Estimate.unavailable(),
+        architecture=_shape(model),
     )
+
+
+def _shape(model: Model) -> dict[str, Any] | None:
+    try:
+        return architecture(model.config).to_dict()
+    except BadInput:  # of a kind that is not counted yet: measured all the same
+        return None
 
 
 def _check(

@@ -130,16 +130,21 @@ class Calibration(Noun):
         known = {layer.weight_bytes: layer.seconds for layer in self.layers}
         return along(sorted(known), weight_bytes, lambda size: known[size], beyond=0.0)
 
+    def products_seconds(self, linears: Iterable[Linear], rows: int = 1) -> float:
+        """Seconds of all these layers with inputs of so many rows, one after another, each read anew."""
+        linears = list(linears)
+        working_set = sum(each.bytes * each.count for each in linears)
+        return sum(each.count * self.product_seconds(each.format, each.inputs, each.outputs, rows, working_set) for each in linears)
+
     def step_seconds(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> float:
         """Seconds of one decoding step.
 
         linears: all that a token passes through, the head too; cache_bytes: keys and values of the whole batch, all layers
         """
         linears = list(linears)
-        working_set = sum(each.bytes * each.count for each in linears)
-        products = sum(each.count * self.product_seconds(each.format, each.inputs, each.outputs, batch, working_set) for each in linears)
+        products, weights = self.products_seconds(linears, batch), sum(each.bytes * each.count for each in linears)
         cached = cache_bytes * self.cache_seconds_per_byte
-        around = layers * self.layer_seconds(working_set / max(layers, 1)) + self.step_overhead_seconds
+        around = layers * self.layer_seconds(weights / max(layers, 1)) + self.step_overhead_seconds
         return max(products + cached, around) if self.overlaps else products + cached + around
 
     def _of(self, format: str) -> list[Product]:

@@ -144,6 +144,7 @@ class Profile(Noun):
     warmup: repeats that were run first and discarded; warmup_how: how many that should be was asked for or found
     first_token_times, output_token_times: ms, one value a repeat (of the output tokens: their mean); batch requests share each
     energy: over the measured repeats; isolated: measured in a process of its own
+    architecture: the model's shape, so that `ek.project` takes the profile elsewhere; None where it is not known
     speed_ratio: decode throughput over the base's, both run in turns (a classifier: answers a second); unavailable without a base
     """
 
@@ -173,6 +174,7 @@ class Profile(Noun):
     outliers: tuple[Outlier, ...] = ()
     energy: Energy | None = None
     isolated: bool = False
+    architecture: dict[str, Any] | None = None
 
     def goodput(self, first_token_ms: float | None = None, output_token_ms: float | None = None) -> Goodput:
         """Share and rate of the requests that met a bound on the time to first token, per output token, or both."""

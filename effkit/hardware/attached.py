@@ -1,0 +1,86 @@
+"""What a model would take on the attached device, from its calibration alone: no weights are loaded.
+
+    calibration = ek.calibrate()
+    print(ek.project("Qwen/config.json", on=calibration, prompt=128, new_tokens=32))
+
+The products of a step are looked up among those that were timed (spec/calibration.py), and what a layer needs around them is
+added. The interval is how far such predictions were from measured models of other shapes (tests/benchmarks/cpu_projection.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+from effkit.spec.calibration import Calibration, Linear
+from effkit.spec.errors import choice
+
+from .architecture import BITS, Architecture
+from .serving import Setting
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8", "int4_g32": "int4", "int4_g128": "int4"}
+# Standard deviations of log(predicted / measured) that cpu_projection.py gave on two CPU cores, by what is predicted.
+OFF = {"dense": 0.08, "packed": 0.2, "first": 0.3}
+
+
+def format_of(calibration: Calibration, format: str) -> str:
+    """The calibration's word for a format of the catalogue. Raises BadInput where it did not time that format."""
+    own = DTYPES.get(format, format)
+    if own not in calibration.formats:
+        told = {DTYPES[name]: name for name in DTYPES}
+        raise choice("format", format, [told.get(name, name) for name in calibration.formats], "Calibrate with this format: formats=[...]")
+    return own
+
+
+def linears(shape: Architecture, calibration: Calibration, format: str) -> list[tuple[str, Linear]]:
+    """(part, linear layers) that a token passes through; parts left whole are in the dtype that the calibration computes in."""
+    own, found = format_of(calibration, format), []
+    plain = next(name for name, dtype in DTYPES.items() if dtype == calibration.dtype)
+    for count, matrix in [(group.count, m) for group in shape.groups for m in group.matrices] + [(1, m) for m in shape.head]:
+        packed = BITS[format] < 16 and shape.bits(matrix.part, format) < 16
+        bits = BITS[format] if packed or BITS[format] >= 16 else BITS[plain]
+        found.append(
+            (
+                matrix.part,
+                Linear(
+                    format=own if packed or BITS[format] >= 16 else calibration.dtype, inputs=matrix.inputs, outputs=matrix.outputs,
+                    count=count * matrix.used, bytes=round(matrix.inputs * matrix.outputs * bits / 8),
+                ),
+            )
+        )  # fmt: skip
+    return found
+
+
+def step_parts(shape: Architecture, calibration: Calibration, setting: Setting) -> dict[str, float]:
+    """Seconds of one decoding step by part: products, cached tokens, and what is around them."""
+    each = [one for _, one in linears(shape, calibration, setting.format)]
+    cached = setting.batch * shape.read_bytes(setting.prompt + setting.new_tokens / 2, setting.element)
+    whole = calibration.step_seconds(each, shape.layers, cached, setting.batch)
+    products = calibration.products_seconds(each, setting.batch)
+    reading = cached * calibration.cache_seconds_per_byte
+    if calibration.overlaps:  # the host starts kernels while the device works: what it needs more than the device is waited for
+        return {"weights": products, "cache": reading, "launches": max(whole - products - reading, 0.0)}
+    return {"weights": products, "cache": reading, "layers": whole - products - reading}
+
+
+def first_token(shape: Architecture, calibration: Calibration, setting: Setting) -> float:
+    """Seconds to read one prompt a sequence, all at once: products of so many rows, the head's of one, attention at their rate."""
+    rows = setting.batch * max(setting.prompt, 1)
+    found = linears(shape, calibration, setting.format)
+    body = calibration.products_seconds([one for part, one in found if part != "head"], rows)
+    head = calibration.products_seconds([one for part, one in found if part == "head"], setting.batch)
+    core = shape.prefill_flops(max(setting.prompt, 1), batch=setting.batch)["core"] / calibration.matrix_rate(calibration.dtype)
+    weights = sum(one.bytes * one.count for _, one in found)
+    around = shape.layers * calibration.layer_seconds(weights / max(shape.layers, 1)) + calibration.step_overhead_seconds
+    return max(body + head + core, around) if calibration.overlaps else body + head + core + around
+
+
+def spread(format: str, calibration: Calibration) -> tuple[float, float, str]:
+    """(tpot, ttft, basis): standard deviations of the logarithm, and what they rest on."""
+    packed = BITS[format] < 16
+    tpot = OFF["packed" if packed else "dense"]
+    basis = f"Predicted from the calibration of {calibration.date[:10]}; the interval is that of other shapes on a CPU"
+    disturbed = calibration.processor_share is not None and calibration.processor_share < 0.85
+    if disturbed:
+        tpot = math.hypot(tpot, 0.2)
+        basis += ", wider because other programs ran during the calibration"
+    return tpot, math.hypot(OFF["first"], tpot), basis
