@@ -201,7 +201,8 @@ class Distill(Noun):
     steps, window (tokens), batch (windows or texts a step), learning_rate, temperature: above 0
     objective: "forward-kl", "reverse-kl", "jensen-shannon", "skew-kl", or "hard-labels" (no teacher: the next token or the class)
     mix:       the teacher's share in the mixture of jensen-shannon (default 0.5) and skew-kl (default 0.1)
-    hard:      weight of cross-entropy with the next token or the class, beside the objective
+    hard:      weight of cross-entropy with the next token or the class, beside the objective; None: 0.2 beside the forward KL of
+               a language model that reads text as it is (perplexity gains more by it than KL loses), else 0
     hidden, attention: weights of hidden-state and attention transfer between mapped layers
     layer_map: (student layer, teacher layer) pairs for them, numbered from 0; None: the last of each stretch
     source:    what is read: "text" as it is, the "teacher"'s own continuations of it (sequence-level), or the "student"'s (on-policy)
@@ -218,7 +219,7 @@ class Distill(Noun):
     objective: Literal["forward-kl", "reverse-kl", "jensen-shannon", "skew-kl", "hard-labels"] = "forward-kl"
     temperature: float = Field(default=1.0, gt=0)
     mix: float | None = Field(default=None, gt=0, lt=1)
-    hard: float = Field(default=0.0, ge=0)
+    hard: float | None = Field(default=None, ge=0)
     hidden: float = Field(default=0.0, ge=0)
     attention: float = Field(default=0.0, ge=0)
     layer_map: tuple[tuple[int, int], ...] | None = None

@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--window", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--hard", type=float, default=0.0, help="weight of the next tokens beside the teacher (default: %(default)s)")
+    parser.add_argument("--hard", type=float, help="weight of the next tokens beside the teacher (default: effkit's)")
     parser.add_argument("--hidden", type=float, default=0.0, help="weight of hidden-state transfer (default: %(default)s)")
     parser.add_argument("--top-k", type=int, help="keep only so many of the teacher's tokens (default: all)")
     parser.add_argument("--train", default="blocks", choices=["blocks", "all"], help="which weights learn (default: %(default)s)")

@@ -102,7 +102,7 @@ def main() -> int:
     rough = ek.quantize(teacher, **BITS) if any("teachers" in way for way in ways.values()) else None
     for seed in range(arguments.seeds):  # all rows of a seed before the next: whoever stops early has a whole table
         for name, way in ways.items():
-            options = {k: v for k, v in way.items() if k not in ("after", "teachers")}
+            options = {"hard": 0.0} | {k: v for k, v in way.items() if k not in ("after", "teachers")}
             if "quantize" in options:
                 options["quantize"] = ek.Quantize(**BITS)
             who = [teacher, rough] if "teachers" in way else teacher

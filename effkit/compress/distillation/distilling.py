@@ -40,7 +40,7 @@ def distill(
     *,
     objective: str = "forward-kl",
     mix: float | None = None,
-    hard: float = 0.0,
+    hard: float | None = None,
     labels: Sequence[int | None] | None = None,
     hidden: float = 0.0,
     attention: float = 0.0,
@@ -62,9 +62,9 @@ def distill(
     prompts: texts that teacher and student continue side by side, every tenth of the way (details "samples")
     The other arguments are the fields of effkit.Distill, where they are explained.
 
-    Progress: metrics "loss" (the objective on the batch, nats), "learning_rate", and every tenth of the way "held_out" (KL at
-    temperature 1 on what is never trained on); the first event's details "references" say what that means: 0 is the teacher,
-    "constant answer" a student that always says the teacher's average. Large models on a CPU report pieces of a step too.
+    Progress: metrics "loss" (the objective and what is added to it, on the batch, nats), "learning_rate", and every tenth of the way
+    "held_out" (KL at temperature 1 on what is never trained on); the first event's details "references" say what that means: 0 is
+    the teacher, "constant answer" a student that always says the teacher's average. Large models on a CPU report pieces of a step.
     While it runs, temperature, learning_rate, mix and the weights hard, hidden and attention may be changed.
     Started by `accelerate launch` or torchrun, each process works on a share of every batch; all end with the same student
     (`effkit run` writes it once). A knob is then to be changed in all of them.

@@ -36,6 +36,7 @@ from .transfer import Transfer, attending
 
 PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
 ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
+HARD = 0.2  # weight of the next token beside forward KL; of 0 to 1, on held-out stories, 0.2 to 0.5 gave the best of both
 MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
 
 
@@ -82,6 +83,15 @@ class Training:
             return self.step.batch
         largest = max(m.checkpoint.parameters for m in (*self.teachers.models, self.student))
         return max(1, min(self.step.batch, int(PIECE / (self.step.window * max(1, largest)))))
+
+    @property
+    def hard(self) -> float:
+        """Weight of the cross-entropy with the next token or the class."""
+        step = self.step
+        if step.objective == "hard-labels":
+            return 1.0
+        usual = step.objective == "forward-kl" and step.source == "text" and self.student.task == "causal-lm"
+        return step.hard if step.hard is not None else HARD if usual else 0.0
 
     def batch(self) -> Batch:
         """What the next step reads. Everything is read once before anything is read twice."""
@@ -147,9 +157,8 @@ class Training:
                     ours, theirs = ours[part.scored], theirs[part.scored.to(theirs.device)]
                 mix = step.mix or MIX.get(step.objective, 0.5)
                 loss = loss + objective(step.objective)(ours, theirs, step.temperature, mix)
-            weight = 1.0 if step.objective == "hard-labels" else step.hard
-            if weight:
-                loss = loss + weight * self._hard(logits, part)
+            if self.hard:
+                loss = loss + self.hard * self._hard(logits, part)
             if self.transfer is not None and look:
                 theirs_inside = theirs_inside or self.teachers.inside(part, look)
                 loss = loss + self._inside(output, theirs_inside, inputs.get("attention_mask"))

@@ -7,13 +7,16 @@ import torch
 
 import effkit as ek
 from effkit.compress.distillation.losses import forward_kl
+from effkit.compress.distillation.material import texts_for, windows_for
 from effkit.compress.distillation.pruning.depth import kept_layers
+from effkit.compress.distillation.training import Training
 from effkit.compress.pipeline import compress
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Snapshot, finish
+from effkit.spec.recipe import Distill
 
 TEXT = " ".join(f"The pump number {i} was checked on day {i % 7} and runs well at {i * 3 % 50} bar." for i in range(60))
-WAY = {"text": TEXT, "steps": 12, "window": 32, "batch": 2, "learning_rate": 3e-3}
+WAY = {"text": TEXT, "steps": 12, "window": 32, "batch": 2, "learning_rate": 3e-3, "hard": 0.0}
 
 
 def losses(work):
@@ -89,6 +92,35 @@ def test_the_student_comes_closer_and_nothing_given_is_changed(tiny_llama):
     assert all(torch.equal(now, then) for now, then in zip(given, before, strict=True))
     assert not any(p.requires_grad for p in trained.module.parameters())
     assert torch.equal(trained.module.get_input_embeddings().weight, student.module.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(
+    ("way", "weight"),
+    [
+        ({}, 0.2), ({"hard": 0.0}, 0.0), ({"hard": 0.7}, 0.7), ({"objective": "hard-labels"}, 1.0), ({"objective": "reverse-kl"}, 0.0),
+        ({"source": "student"}, 0.0),
+    ],
+)  # fmt: skip
+def test_the_next_token_counts_a_little_beside_the_teacher(tiny_llama, way, weight):
+    """The loss is the objective and that share of the cross-entropy; by default where it was measured to help."""
+    student = ek.prune(tiny_llama, layers=2)
+    step = Distill(window=32, batch=2, **way)
+    run = Training.begin((tiny_llama,), student.clone(), step, windows_for(student, TEXT, 32), 0)
+    assert run.hard == weight
+    if way.get("source") or way.get("objective") == "reverse-kl":
+        return
+    batch = run.batch()
+    ours, theirs = student.logits(batch.ids), tiny_llama.logits(batch.ids)
+    kl = 0.0 if way.get("objective") else forward_kl(ours, theirs)
+    nll = torch.nn.functional.cross_entropy(ours[:, :-1].flatten(0, 1), batch.ids[:, 1:].flatten())
+    for _ in run.train_():
+        pass
+    assert run.loss == pytest.approx(float(kl + weight * nll), rel=1e-5)
+
+
+def test_a_classifier_has_no_next_token(tiny_classifier):
+    step, texts = Distill(window=32, batch=2), ["a pump", "a valve", "an engine"]
+    assert Training.begin((tiny_classifier,), tiny_classifier.clone(), step, texts_for(texts, None, 3), 0).hard == 0.0
 
 
 def test_train_all_moves_the_embedding_too(tiny_llama):

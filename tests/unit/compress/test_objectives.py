@@ -18,7 +18,7 @@ from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 
 TEXT = " ".join(f"The pump number {i} was checked on day {i % 7} and runs well at {i * 3 % 50} bar." for i in range(60))
-WAY = {"text": TEXT, "steps": 8, "window": 32, "batch": 2, "learning_rate": 3e-3}
+WAY = {"text": TEXT, "steps": 8, "window": 32, "batch": 2, "learning_rate": 3e-3, "hard": 0.0}
 
 
 def logits(*shape, seed=0, scale=3.0):
