@@ -104,7 +104,7 @@ function frontierView(host, model, signal, { live, onstate }) {
     for (const { of: p, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((p) => ({ of: p, text: p.name, x: X(p.x), y: Y(p.y) })), { left: 52, right: width - right + 8, top: 18, bottom: height - 44 }) : [])
       s("text", { x, y, "text-anchor": anchor, class: `ek-halo${within(p, b) ? "" : " ek-note"}` }, names, p.name);
     if (placed.length) { line("x", b.x); line("y", b.y); }
-    svg.setAttribute("aria-label", `${fy.label}, ${fx.label}. ${say("keys")}`);
+    fill(svg, { "aria-label": `${fy.label}, ${fx.label}. ${say("keys")}` });
     for (const node of [svg, it.box]) { node.dataset.points = placed.length; node.dataset.fits = fits; node.dataset.selected = selected.size; }
     drawLegend(front.length);
     const zero = points.filter((p) => p.x !== null && p.y !== null).length - placed.length, missing = points.length - placed.length - zero;

@@ -95,7 +95,7 @@ function runPanel(ui, { startable, onstart, onchange, startText } = {}) {
     setText(words, text);
     if (!pending && state.notes?.length) setText(notes, state.notes.join(" "));
     fill(bar, { "aria-valuenow": Math.round(100 * share), "aria-valuetext": text });
-    const now = Date.now();
+    const now = performance.now();
     if (name !== lastName || now - lastSpoken >= 5000) { setText(spoken, text); lastSpoken = now; lastName = name; } // at most every five seconds, and when the state changes
     onchange?.({ name, live, going, pending });
   }
