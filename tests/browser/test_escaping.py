@@ -14,7 +14,10 @@ import pytest
 import effkit_widgets
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = '<img src=x onerror="window.ekRan=1"><script>window.ekRan=2<b class=ek-evil>b\u202egnp\u2066\x1b[31mred\u200f" onmouseover="window.ekRan=3'
+FOLDER = (
+    '<img src=x onerror="window.ekRan=1"><script>window.ekRan=2<b class=ek-evil>b'
+    '\u202egnp\u2066\x1b[31mred\u200f" onmouseover="window.ekRan=3'
+)
 
 PREPARE = """
 import sys, asyncio, traitlets
@@ -35,8 +38,8 @@ records = [r.model_copy(update={{"name": r.name + EVIL, "checkpoint": point, "en
     "profile": r.profile.model_copy(update={{"device": EVIL}})}}) for r in family()]
 
 def side(name, f1, rate):
-    return Side(name=name + EVIL, quality=near(f1, 0.02), score_name="F1" + EVIL, chance=0.1, bytes=int(9e8 / rate), latency_ms=near(900 / rate, 1 / rate),
-                throughput=near(rate, rate / 50), training_seconds=60.0, device=EVIL, date="2026-11-25")
+    return Side(name=name + EVIL, quality=near(f1, 0.02), score_name="F1" + EVIL, chance=0.1, bytes=int(9e8 / rate),
+                latency_ms=near(900 / rate, 1 / rate), throughput=near(rate, rate / 50), training_seconds=60.0, device=EVIL, date="2026-11-25")
 
 @long_work
 def toy():
@@ -50,7 +53,7 @@ llama = ek.architecture({{"model_type": "llama", "hidden_size": 4096, "intermedi
 # how each widget is made; a widget that is exported and not here fails the test below
 MADE = {
     "ByteLedger": "ByteLedger(small, base)",
-    "CostCard": "CostCard(ek.Capability(teacher=side('t', 0.7, 10), student=side('s', 0.68, 200), others=(side('o', 0.5, 900),), query=EVIL))",
+    "CostCard": "CostCard(ek.Capability(teacher=side('t', 0.7, 10), student=side('s', 0.68, 200), query=EVIL))",
     "DistillLab": "DistillLab(base)",
     "FrontierBoard": "FrontierBoard(records)",
     "FrontierExplorer": "FrontierExplorer(records)",
@@ -73,7 +76,7 @@ def poisoned(value):
     return type(value)(map(poisoned, value)) if isinstance(value, (list, tuple)) else value
 
 for name, trait in card.traits(sync=True).items():
-    if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip", "comm") and isinstance(trait, (traitlets.Dict, traitlets.List, traitlets.Unicode)):
+    if not name.startswith("_") and isinstance(trait, (traitlets.Dict, traitlets.List, traitlets.Unicode)) and name != "tooltip":
         try:
             setattr(card, name, poisoned(getattr(card, name)))
         except Exception as error:
@@ -82,17 +85,20 @@ card.problem = {"what": EVIL, "why": EVIL, "next": EVIL, "traceback": EVIL}
 """
 # in every card: scripts that ran, elements and handlers made from text, and characters that turn a line around or steer a terminal
 LOOK = """(widget) => {
-    const found = [], unseen = /[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]/;
+    const found = [];
+    const unseen = /[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]/;
     if (window.ekRan) found.push(`a script ran: ${window.ekRan}`);
     for (const card of document.querySelectorAll(`.ek-card[data-widget='${widget}']`)) {
         for (const node of card.querySelectorAll('script, iframe, img, object, embed, .ek-evil, [src], [srcdoc], a[href^="javascript:"]'))
             found.push(`text became an element: ${node.outerHTML.slice(0, 80)}`);
         for (const node of [card, ...card.querySelectorAll('*')]) for (const one of node.attributes) {
             if (/^on/.test(one.name)) found.push(`text became a handler: ${one.name}`);
-            if (/^(aria-|title|placeholder|alt|label)/.test(one.name) && unseen.test(one.value)) found.push(`${one.name} of ${node.outerHTML.slice(0, 60)} holds a control`);
+            if (/^(aria-|title|placeholder|alt|label)/.test(one.name) && unseen.test(one.value))
+                found.push(`${one.name} of ${node.outerHTML.slice(0, 60)} holds a control`);
         }
         const texts = document.createTreeWalker(card, NodeFilter.SHOW_TEXT);
-        while (texts.nextNode()) if (unseen.test(texts.currentNode.data)) found.push(`a text holds a control in ${texts.currentNode.parentElement.outerHTML.slice(0, 120)}`);
+        while (texts.nextNode()) if (unseen.test(texts.currentNode.data))
+            found.push(`a text holds a control in ${texts.currentNode.parentElement.outerHTML.slice(0, 120)}`);
     }
     return found;
 }"""

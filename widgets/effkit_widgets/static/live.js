@@ -78,7 +78,7 @@ function runPanel(ui, { startable, onstart, onchange, startText } = {}) {
     const pending = waitingFor !== null;
     ui.setState(live ? name : "recorded");
     const why = startable?.() ?? null, primary = (node, yes) => node.classList.toggle("ek-primary", yes);
-    if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, startText?.() ?? say(name === "idle" || !live ? "start" : "again")); start.title = why ?? ""; primary(start, live && !going && name !== "interrupted"); }
+    if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, startText?.() ?? say(name === "idle" || !live ? "start" : "again")); fill(start, { title: why ?? "" }); primary(start, live && !going && name !== "interrupted"); }
     pause.hidden = name !== "running" || !live; pause.disabled = pending;
     resume.hidden = !live || (name !== "paused" && name !== "interrupted"); resume.disabled = pending; primary(resume, !resume.hidden);
     cancel.disabled = !live || pending || !(going || name === "interrupted"); ask.hidden = !asked || !going; cancel.hidden = !ask.hidden;
