@@ -55,9 +55,9 @@ def encode(value: Any, name: str, keep: Keep | None) -> Any:
         if keep is None:
             return {"is": "later", "of": "Tensor"}
         path = keep(f"{name}.safetensors")
-        from safetensors.torch import save_file
+        from effkit.models.saving import write_tensors
 
-        save_file({"tensor": value.detach().cpu().contiguous()}, path)
+        write_tensors({"tensor": value.detach().cpu().contiguous()}, path)
         return {"is": "tensor", "of": path.name, "device": str(value.device)}
     if _is(value, "torch", "dtype") or _is(value, "torch", "device"):
         return {"is": f"torch.{type(value).__name__}", "of": str(value).removeprefix("torch.")}

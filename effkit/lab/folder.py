@@ -43,8 +43,8 @@ class RunFolder:
     # the call and the state
 
     def create(self, call: Mapping[str, Any]) -> None:
-        """Make the folder and take its lock. A folder that holds anything is refused."""
-        if self.path.is_dir() and any(self.path.iterdir()):
+        """Make the folder and take its lock. A folder that holds anything is refused, but for what a crash left before call.json."""
+        if self.path.is_dir() and any(not re.fullmatch(r"owner\.lock|\.call\.json\..*\.part", file.name) for file in self.path.iterdir()):
             raise BadInput(
                 f"the folder {str(self.path)!r} is not empty",
                 "Allowed: a new or an empty folder",
@@ -55,7 +55,9 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except FileExistsError as error:
                 raise CannotWrite(f"Cannot write {self.path}: it is a file. Choose another folder.") from error
-        self.take()
+        if not self.take():
+            raise BadInput(f"another process begins a run in {str(self.path)!r}", "Allowed: a new or an empty folder")
+        self.sweep()
         self.write_call(call)
 
     def write_call(self, call: Mapping[str, Any]) -> None:
@@ -173,18 +175,14 @@ class RunFolder:
 
     def save_snapshot(self, snapshot: Snapshot, events: int, seconds: float) -> Path:
         """Write `snapshot`, taken after so many events and seconds, as the last one. A crash meanwhile leaves the one before."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        from effkit.models.saving import write_tensors
 
         tensors, ties = _untied(snapshot.tensors)
         state = json.dumps({"version": VERSION, "events": events, "t": seconds, "ties": ties, "state": snapshot.state})
         needs = sum(t.numel() * t.element_size() for t in tensors.values()) + len(state)
         target = self.path / f"snapshot-{events:06d}"
         with atomic_folder(target, needs) as part:
-            try:
-                save_file(tensors, part / "tensors.safetensors")
-            except SafetensorError as error:
-                raise CannotWrite(f"Cannot write {target}: {error}. Free some space or choose another folder.") from error
+            write_tensors(tensors, part / "tensors.safetensors")
             (part / "state.json").write_text(state, encoding="utf-8")
         for old in self.snapshots():
             if old != target:

@@ -156,6 +156,7 @@ def _config(model: Model) -> dict[str, Any]:
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A safetensors file. OSError with the system's own number where it is refused, as Python's files raise it."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 from .errors import BadInput, CannotWrite, bytes_text
 
+_SHORT = re.compile(r"requested and \d+ written")  # how numpy tells of a full disk, without the system's number
 NESTED = 100  # levels of JSON; a record has 8
 
 
@@ -112,12 +114,13 @@ def writing(path: Path, needs: int = 0) -> Iterator[None]:
         reason = {
             errno.ENOSPC: "the disk is full. Free some space or choose another folder",
             errno.EDQUOT: "the disk quota is used up. Free some space or choose another folder",
+            errno.EFBIG: "a file may not grow that large here. Choose another folder",
             errno.EROFS: "the file system is read-only. Choose another folder",
             errno.EACCES: "permission denied. Choose a folder that you may write to",
             errno.EPERM: "permission denied. Choose a folder that you may write to",
             errno.ENOTDIR: "a part of the path is a file. Choose another folder",
             errno.EEXIST: "a part of the path is a file. Choose another folder",
-        }.get(error.errno or 0)
+        }.get(error.errno or (errno.ENOSPC if _SHORT.search(str(error)) else 0))
         if reason is None:
             raise
         raise CannotWrite(f"Cannot write {path}: {reason}.") from error

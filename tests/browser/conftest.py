@@ -32,13 +32,13 @@ def open_notebook(server):
     opened: list[Notebook] = []
     with browser() as context:
 
-        def open_cells(name: str, cells: list[str] | Path) -> Notebook:
+        def open_cells(name: str, cells: list[str] | Path, kernel: str = "python3", front: str = "lab/tree") -> Notebook:
             path = server.folder / f"{name}.ipynb"
             if isinstance(cells, Path):
                 path.write_bytes(cells.read_bytes())
             else:
-                write_notebook(path, cells)
-            opened.append(Notebook(context.new_page(), server, path.name))
+                write_notebook(path, cells, kernel)
+            opened.append(Notebook(context.new_page(), server, path.name, front))
             return opened[-1]
 
         yield open_cells

@@ -74,7 +74,7 @@ class Server:
         options = {
             "ServerApp.ip": "127.0.0.1", "ServerApp.port": self.port, "ServerApp.port_retries": 0, "ServerApp.open_browser": False,
             "ServerApp.allow_root": True, "ServerApp.root_dir": self.folder, "IdentityProvider.token": self.token,
-            "LabApp.expose_app_in_browser": True,
+            "LabApp.expose_app_in_browser": True, "JupyterNotebookApp.expose_app_in_browser": True,
         }  # fmt: skip
         self.log = (self.home / "server.log").open("w")
         self.process = subprocess.Popen(
@@ -117,16 +117,21 @@ class Server:
 
 
 class Notebook:
-    """A notebook open in JupyterLab in Chromium. `outside`: requests that left this machine; `errors`: scripts that failed."""
+    """A notebook open in JupyterLab in Chromium. `outside`: requests that left this machine; `errors`: scripts that failed.
 
-    def __init__(self, page, server: Server, name: str) -> None:
+    front: "lab/tree" for JupyterLab, "notebooks" for Notebook 7, which the same server serves
+    """
+
+    def __init__(self, page, server: Server, name: str, front: str = "lab/tree") -> None:
         self.page, self.server = page, server
         self.outside: list[str] = []
         self.errors: list[str] = []
         page.on("request", lambda request: None if request.url.startswith(INSIDE) else self.outside.append(request.url))
         page.on("websocket", lambda socket: None if socket.url.startswith(INSIDE) else self.outside.append(socket.url))
-        page.on("pageerror", lambda error: self.errors.append(str(error)[:500]))
-        page.goto(f"{server.url}/lab/tree/{name}?token={server.token}&reset")
+        # Notebook 7 has a fault of its own in its settings; the cards' scripts come from blobs
+        ours = lambda error: front == "lab/tree" or "blob:" in (error.stack or "")  # noqa: E731
+        page.on("pageerror", lambda error: self.errors.append(str(error)[:500]) if ours(error) else None)
+        page.goto(f"{server.url}/{front}/{name}?token={server.token}&reset")
         page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=60_000)
         page.evaluate(
             f"""() => {{
@@ -297,10 +302,10 @@ def live(notebook: Notebook, card, answers: int = 25) -> dict[str, Any]:
     }
 
 
-def write_notebook(path: Path, cells: list[str]) -> None:
+def write_notebook(path: Path, cells: list[str], kernel: str = "python3") -> None:
     """A notebook of code cells, not yet run. It names its kernel: without one JupyterLab asks for it and waits."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
     nbformat.write(notebook, path)
 
 

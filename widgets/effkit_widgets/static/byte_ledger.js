@@ -20,7 +20,7 @@ export default {
     uses.append(legend(present.map((c) => ({ kind: c, shape: "square", text: say(c), quiet: models.map((m) => bytesText(m.categories[c] ?? 0)).join(" → ") }))));
     const most = present.reduce((a, c) => ((last.categories[c] ?? 0) > (last.categories[a] ?? 0) ? c : a), present[0]);
     const largest = say("most", { v: three((100 * (last.categories[most] ?? 0)) / last.total), what: say(most) });
-    ui.state.textContent = two ? `${say("smaller", { v: three(models[0].total / last.total), a: bytesText(last.total), b: bytesText(models[0].total) })} ${largest}` : largest;
+    setText(ui.state, two ? `${say("smaller", { v: three(models[0].total / last.total), a: bytesText(last.total), b: bytesText(models[0].total) })} ${largest}` : largest);
     if (models.some((m) => m.layers.length)) layerColumns(layers, signal, models, present); else layers.hidden = true;
     const twin = tableTwin(ui, () => ({
       caption: say("ledgerTable"),
@@ -73,7 +73,7 @@ function layerColumns(host, signal, models, present) {
     const row = rows[i], total = sum(row.now), pairs = present.filter((c) => row.now[c]).map((c) => [say(c), bytesText(row.now[c])]);
     if (row.was) pairs.push([base.name, bytesText(sum(row.was))]);
     it.tip.show(X(row.layer), Y(Math.max(total, row.was ? sum(row.was) : 0) * 0.5), `${say("layer")} ${row.layer}: ${bytesText(total)}`, pairs, []);
-    if (speak) spoken.textContent = `${say("layer")} ${row.layer}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`;
+    if (speak) setText(spoken, `${say("layer")} ${row.layer}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`);
   }
   it.svg.addEventListener("pointerleave", () => it.tip.hide());
   it.svg.addEventListener("blur", () => it.tip.hide());

@@ -262,7 +262,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, li
     const named = naming?.(i, line.name, d.x[i]) ?? { title: line.label, pairs: [[x.label, withUnit(d.x[i], x.unit)]] };
     const pairs = [...named.pairs, [y.label, withUnit(d.y[i], y.unit)]];
     it.tip.show(px, py, named.title, pairs, ends);
-    if (speak) spoken.textContent = `${named.title}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`;
+    if (speak) setText(spoken, `${named.title}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`);
   }
   function hide() { cursor = null; it.svg.querySelector(".ek-cursors")?.remove(); it.tip.hide(); }
   it.svg.addEventListener("pointermove", (e) => {
@@ -323,7 +323,7 @@ function stackedBars(host, signal, { label, rows, unit = "bytes" }) {
     it.svg.querySelector(".ek-cursors")?.remove();
     s("rect", { x: x - 1, y: y - 2, width: w + 2, height: tall + 4, fill: "none", stroke: "currentColor", "stroke-width": 2, class: "ek-cursors" }, it.svg);
     it.tip.show(Math.min(x + w / 2, it.width - 10), y + tall / 2, part.label, pairs, []);
-    if (speak) spoken.textContent = `${part.label}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`;
+    if (speak) setText(spoken, `${part.label}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`);
   }
   function hide() { it.svg.querySelector(".ek-cursors")?.remove(); it.tip.hide(); }
   it.svg.addEventListener("focus", () => { if (segments.length) show(Math.max(0, Math.min(cursor, segments.length - 1)), true); });

@@ -72,7 +72,7 @@ export default {
       const text = c.verdict(), at = text.indexOf(":") + 1;
       if (verdict.textContent === text) return;
       verdict.dataset.answer = c.within();
-      verdict.replaceChildren(h("strong", {}, text.slice(0, at)), text.slice(at));
+      verdict.replaceChildren(h("strong", {}, text.slice(0, at)), plain(text.slice(at)));
     }
     function drawFigures(c) {
       const name = (x) => h("th", { scope: "col", "data-side": x.name }, h("span", { class: "ek-role" }, mark(x, c), roleOf(c, x)), h("span", { class: "ek-name" }, x.name),
@@ -187,7 +187,7 @@ function costPlane(host, model, signal, now, tellMissing) {
     const labels = s("g", { "aria-hidden": "true", "pointer-events": "none" }, svg);
     for (const { of, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((p) => ({ of: p, text: p.side.name, x: p.px, y: p.py, gap: p.side === found ? 18 : 14 })), { left: left + 2, right: width - 2, top: 18, bottom: height - bottom }, taken) : [])
       s("text", { x, y, "text-anchor": anchor, class: "ek-halo" }, labels, of.side.name);
-    svg.setAttribute("aria-label", `${axisY.label}, ${axisX.label}. ${say("pointKeys")}`);
+    fill(svg, { "aria-label": `${axisY.label}, ${axisX.label}. ${say("pointKeys")}` });
     svg.dataset.points = it.box.dataset.points = placed.length;
     const items = c.sides.filter((x, i) => i < 2 || i === c.sides.findIndex((y) => c.others.includes(y))).map((x) => ({ kind: x.kind, shape: SHAPES[x.kind], text: roleOf(c, x), hollow: c.others.includes(x) }));
     if (found) items.push({ kind: "base", shape: "ring", text: say("theAnswer") });

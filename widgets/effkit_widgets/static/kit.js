@@ -1,6 +1,13 @@
 // The kit every effkit card stands on: strings, numbers, ticks, the card frame, buttons, progress, the table twin.
 // Text from models and files enters the page by text nodes only, never as markup. Nothing here asks the network for anything.
 
+// --- text from models and files: what would turn the line around or is meant for a terminal is shown, not obeyed ---
+const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]/g;
+const plain = (text) => String(text).replace(UNSEEN, (c) => {
+  const code = c.charCodeAt(0);
+  return code < 0x20 ? String.fromCharCode(0x2400 + code) : `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+});
+
 // --- strings: one table; another language is one more column ---
 const STRINGS = {
   unavailable: { en: "unavailable" },
@@ -14,7 +21,7 @@ function say(key, values = {}) {
   const row = STRINGS[key];
   const language = (typeof document === "undefined" ? "en" : document.documentElement.lang || "en").slice(0, 2);
   const text = row ? row[language] ?? row.en : key;
-  return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+  return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? plain(values[name]) : whole));
 }
 
 // --- numbers: three significant digits; the same text as effkit.spec.intervals.three ---
@@ -81,24 +88,25 @@ function axisUnit(unit, largest) {
 }
 
 // --- elements ---
+const READ = /^(aria-|title$|placeholder$|alt$|label$)/; // attributes that people see or hear
 const SVG = "http://www.w3.org/2000/svg";
 function fill(node, props) {
   for (const [key, value] of Object.entries(props ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (key === "class") node.setAttribute("class", value);
-    else node.setAttribute(key, value === true ? "" : value);
+    else node.setAttribute(key, value === true ? "" : READ.test(key) ? plain(value) : value);
   }
   return node;
 }
 function h(tag, props, ...children) {
   const node = fill(document.createElement(tag), props);
-  node.append(...children.flat().filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : document.createTextNode(String(c)))));
+  node.append(...children.flat().filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : document.createTextNode(plain(c)))));
   return node;
 }
 function s(tag, props, parent, text) {
   const node = fill(document.createElementNS(SVG, tag), props);
-  if (text !== undefined) node.textContent = text;
+  if (text !== undefined) node.textContent = plain(text);
   parent?.appendChild(node);
   return node;
 }
@@ -200,7 +208,7 @@ function select(name, options, value, onchange) {
   return node;
 }
 // one state line that does not rebuild itself when nothing changed (screen readers and selections stay calm)
-function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
+function setText(node, text) { const shown = plain(text); if (node.textContent !== shown) node.textContent = shown; }
 function recordedText(where) {
   return say("recorded", { where: where?.device && where?.date ? say("recordedWhere", { device: where.device, date: where.date.slice(0, 10) }) : "" });
 }

@@ -83,7 +83,7 @@ function layerGrid(host, { modules, onchoose, onkey, label = say("gridLabel") })
         node.style.color = colour ? inkOn(colour) : "";
         node.dataset.pinned = String(pinned);
         node.dataset.unknown = String(!colour);
-        node.setAttribute("aria-label", spoken);
+        fill(node, { "aria-label": spoken });
       }
     },
   };

@@ -80,7 +80,7 @@ function runPanel(ui, { startable, onstart, onchange, startText } = {}) {
     row.hidden = !live; // a dead button says less than the word "recorded"
     bar.hidden = !live && name === "idle";
     const why = startable?.() ?? null, primary = (node, yes) => node.classList.toggle("ek-primary", yes);
-    if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, startText?.() ?? say(name === "idle" || !live ? "start" : "again")); start.title = why ?? ""; primary(start, live && !going && name !== "interrupted"); }
+    if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, startText?.() ?? say(name === "idle" || !live ? "start" : "again")); fill(start, { title: why ?? "" }); primary(start, live && !going && name !== "interrupted"); }
     pause.hidden = name !== "running" || !live; pause.disabled = pending;
     resume.hidden = !live || (name !== "paused" && name !== "interrupted"); resume.disabled = pending; primary(resume, !resume.hidden);
     cancel.disabled = !live || pending || !(going || name === "interrupted"); ask.hidden = !asked || !going; cancel.hidden = !ask.hidden;
@@ -97,7 +97,7 @@ function runPanel(ui, { startable, onstart, onchange, startText } = {}) {
     setText(words, text);
     if (!pending && state.notes?.length) setText(notes, state.notes.join(" "));
     fill(bar, { "aria-valuenow": Math.round(100 * share), "aria-valuetext": text });
-    const now = Date.now();
+    const now = performance.now();
     if (name !== lastName || now - lastSpoken >= 5000) { setText(spoken, text); lastSpoken = now; lastName = name; } // at most every five seconds, and when the state changes
     onchange?.({ name, live, going, pending });
   }

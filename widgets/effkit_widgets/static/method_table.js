@@ -63,7 +63,7 @@ export default {
       s("circle", { cx: x, cy: y, r: 9, fill: "none", stroke: "currentColor", "stroke-width": 1.6, class: "ek-cursors" }, it.svg);
       const pairs = [[say("kl"), intervalText(row.kl)], [say("agreementOf"), row.agreement[0] === null ? say("unavailable") : percent(row.agreement[0])], [say("ratioOf"), intervalText(row.ratio)], [say("bytes"), bytesText(row.bytes)], [say("secondsTaken"), duration(row.seconds)]];
       it.tip.show(x, y, row.name, pairs, places.map((p) => [p.x, p.y]));
-      if (speak) spoken.textContent = `${row.name}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`;
+      if (speak) setText(spoken, `${row.name}: ${pairs.map(([k, v]) => `${k} ${v}`).join(", ")}`);
     }
     function hide() { cursor = -1; it.svg.querySelector(".ek-cursors")?.remove(); it.tip.hide(); }
     it.svg.addEventListener("focus", () => { if (places.length && cursor < 0) show(0, true); });

@@ -45,7 +45,7 @@ function runTree(ui, onshow) {
       });
     });
     if (focused) svg.querySelector(`.ek-lane[data-id="${CSS.escape(focused)}"]`)?.focus();
-    svg.setAttribute("aria-label", `${say("treeTitle")}. ${say("treeHint")}`);
+    fill(svg, { "aria-label": `${say("treeTitle")}. ${say("treeHint")}` });
     svg.dataset.points = it.box.dataset.points = list.length;
   }
   const ask = (node) => { if (can && !node.shown) onshow(node.id); };

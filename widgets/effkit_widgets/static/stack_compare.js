@@ -181,7 +181,7 @@ function stackFields(ui, config, now, changed) {
   };
   const side = (key) => {
     const known = ui.model.recorded && (recordedValues(ui.model, key) ?? [first[key]]), picker = devicePicker(key, config.devices.filter((d) => !known || known.includes(d.name)), first[key], (v) => held.set({ [key]: v, [`${key}_price`]: null })), price = number(`${key}_price`, (v) => v, (v) => v, true);
-    parts.push(() => { picker.value = held.get()[key]; const list = now()[key].per_hour; price.placeholder = list === null ? say("unknownPrice") : three(list); price.title = now()[key].price_source; });
+    parts.push(() => { picker.value = held.get()[key]; const list = now()[key].per_hour; price.placeholder = list === null ? say("unknownPrice") : three(list); fill(price, { title: now()[key].price_source ?? "" }); });
     return h("fieldset", { class: "ek-stack-fields" }, h("legend", {}, sideIcon(key), say(`side_${key}`)), h("div", { class: "ek-fieldset" }, field(say("deviceField"), picker), field(say("hourPrice"), price)));
   };
   const node = h("div", { class: "ek-stack-controls" }, side("left"), side("right"), h("fieldset", { class: "ek-stack-fields" }, h("legend", {}, say("queryFields")), h("div", { class: "ek-fieldset" },

@@ -1,0 +1,113 @@
+"""JupyterLab 4 and Notebook 7, with the installed ipykernel and with ipykernel 6: a live card runs, answers and cancels; a tab that is
+closed and opened again shows the run that went on; a restarted kernel leaves a card that says so, and its run can be taken up again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from driving import Notebook, live, live_cells, press, state, wait_state
+
+OLD = "6.31.0"
+ANSWER_MS = 150
+CANCEL_SECONDS = 1.5
+
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home():
+    """The kernels' home is the server's, so no home for each test is needed."""
+
+
+@pytest.fixture(scope="module")
+def old_kernel(server, tmp_path_factory) -> str:
+    """The name of a kernel whose ipykernel is version 6, in an environment of its own over this one; skipped without a package index."""
+    folder = tmp_path_factory.mktemp("kernel6")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+    python = folder / "bin" / "python"
+    asked = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", f"ipykernel=={OLD}", "nest-asyncio"]
+    try:
+        subprocess.run(asked, check=True, timeout=90, capture_output=True, text=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"ipykernel {OLD} could not be installed: {str(error.stderr or error)[-200:]}")
+    own = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    # behind its own packages come this environment's: all is the same but the kernel
+    with open(f"{own}/over.pth", "w") as stream:
+        stream.write(sysconfig.get_path("purelib") + "\n")
+    spec = server.home / "data" / "kernels" / "ipykernel6"
+    spec.mkdir(parents=True)
+    words = {
+        "argv": [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "ipykernel6",
+        "language": "python",
+    }
+    (spec / "kernel.json").write_text(json.dumps(words))
+    return "ipykernel6"
+
+
+def runs_answers_and_cancels(notebook, version: str) -> None:
+    notebook.run_all(timeout=120)
+    assert notebook.value("__import__('ipykernel').__version__").startswith(version)
+    card = notebook.card("QuantizeLab")
+    assert state(card) == "idle"
+    measured = live(notebook, card, answers=8)
+    print(json.dumps({"ipykernel": version, **measured}))
+    assert measured["moves"] >= 1, "nothing moved while the work ran"
+    assert measured["answers"] >= 3, "the work was over before another cell could be asked"
+    assert measured["answer_ms_median"] < ANSWER_MS
+    assert measured["cancel_seconds"] < CANCEL_SECONDS
+
+
+def test_notebook_7_with_the_installed_ipykernel(open_notebook):
+    runs_answers_and_cancels(open_notebook("front-notebook", live_cells("QuantizeLab"), front="notebooks"), "7.")
+
+
+@pytest.mark.parametrize("front", ["lab/tree", "notebooks"])
+def test_ipykernel_6(open_notebook, old_kernel, front):
+    name = f"front-old-{front.partition('/')[0]}"
+    runs_answers_and_cancels(open_notebook(name, live_cells("QuantizeLab"), kernel=old_kernel, front=front), "6.")
+
+
+def test_a_closed_tab_costs_nothing_and_a_restarted_kernel_leaves_a_run_to_take_up(open_notebook):
+    load, lab = live_cells("DistillLab")
+    notebook = open_notebook("closed-tab", [load, lab])
+    notebook.run_all(timeout=120)
+    card = notebook.card("DistillLab")
+    press(card, "start")
+    wait_state(card, "running")
+    notebook.page.wait_for_timeout(1000)
+    notebook.answer("lab.run.checkpoint_now()")
+    folder, before = notebook.value("str(lab.run.folder)"), notebook.value("len(lab.run.events)")
+    notebook.command("docmanager:save")
+    notebook.page.wait_for_timeout(1000)
+    context = notebook.page.context
+    notebook.page.close()
+
+    again = Notebook(context.new_page(), notebook.server, "closed-tab.ipynb")
+    assert again.value("len(lab.run.events)") > before, "the run stood still while no tab was open"
+    again.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.activeCellIndex = 1")
+    again.command("notebook:run-cell")  # the notebook's second cell makes a card; the first run goes on meanwhile
+    assert again.value("lab.run is None") or again.value("lab.run.state") == "running"
+    again.answer(f"same = ek.attach({folder!r})\nmonitor = widgets.RunMonitor(same)")
+    assert again.value("same.state") == "running"
+
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    again.page.evaluate(f"async () => {{ await {kernel}.restart(); await {kernel}.info; }}")
+    again.answer(f"import effkit as ek\nrun = ek.attach({folder!r})")
+    assert again.value("run.state") == "interrupted"
+    kept = again.value("run._home.load_snapshot()[1]['events']")
+    again.answer("run.resume()")
+    again.page.wait_for_timeout(1500)
+    assert again.value("run.state") == "running"
+    assert again.value("len(run.events)") >= kept >= 1
+    again.answer("run.cancel()")
+    assert not again.outside
+    cancelled = again.value("run.state") in ("running", "cancelled")
+    assert cancelled
