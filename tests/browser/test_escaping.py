@@ -39,7 +39,8 @@ records = [r.model_copy(update={{"name": r.name + EVIL, "checkpoint": point, "en
 
 def side(name, f1, rate):
     return Side(name=name + EVIL, quality=near(f1, 0.02), score_name="F1" + EVIL, chance=0.1, bytes=int(9e8 / rate),
-                latency_ms=near(900 / rate, 1 / rate), throughput=near(rate, rate / 50), training_seconds=60.0, device=EVIL, date="2026-11-25")
+                latency_ms=near(900 / rate, 1 / rate), throughput=near(rate, rate / 50), training_seconds=60.0, device=EVIL,
+                date="2026-11-25")
 
 @long_work
 def toy():

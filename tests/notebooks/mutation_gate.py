@@ -110,8 +110,8 @@ MUTANTS = (
     Mutant(
         "the optimiser never steps",
         "distill",
-        "compress/distillation/training.py",
-        "        self.optimizer.step()\n",
+        "compress/weights.py",
+        "            self.scaler.step(self.optimizer)\n",
         "",
         "the mistake made it worse",
         "02_distill",

@@ -119,7 +119,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
     }
     if (placed.length) { line("x", b.x); line("y", b.y); }
     if (brush) svg.append(brush);
-    svg.setAttribute("aria-label", `${fy.label}, ${fx.label}`);
+    fill(svg, { "aria-label": `${fy.label}, ${fx.label}` });
     for (const node of [svg, it.box]) { node.dataset.points = placed.length; node.dataset.fits = fits; node.dataset.selected = selected.size; }
     if (focused.budget) svg.querySelector(`[data-budget="${focused.budget}"]`)?.focus();
     else if (focused.id) [...svg.querySelectorAll(".ek-point")].find((node) => node.dataset.id === focusId)?.focus();
