@@ -35,11 +35,13 @@ base = ek.load({model!r} + "/" + FOLDER, device="cpu")
 small = ek.quantize(base, bits=4, group_size=32)
 point = base.checkpoint.model_copy(update={{"source": EVIL, "licence": EVIL, "revision": EVIL, "notes": (EVIL,)}})
 records = [r.model_copy(update={{"name": r.name + EVIL, "checkpoint": point, "environment": {{"python": EVIL, "packages": {{EVIL: EVIL}}}},
-    "profile": r.profile.model_copy(update={{"device": EVIL}})}}) for r in family()]
+    "profile": r.profile.model_copy(update={{"device": EVIL}})}})
+    for r in family()]
 
 def side(name, f1, rate):
     return Side(name=name + EVIL, quality=near(f1, 0.02), score_name="F1" + EVIL, chance=0.1, bytes=int(9e8 / rate),
-                latency_ms=near(900 / rate, 1 / rate), throughput=near(rate, rate / 50), training_seconds=60.0, device=EVIL, date="2026-11-25")
+                latency_ms=near(900 / rate, 1 / rate), throughput=near(rate, rate / 50), training_seconds=60.0,
+                device=EVIL, date="2026-11-25")
 
 @long_work
 def toy():
