@@ -3,10 +3,14 @@
 A failing part hides none of the following ones. Each part's output is shown as it comes and kept in test-results/NAME.log.
 Counts are read from a part's own closing line ("12 passed, 1 skipped"); a part without one counts as one check.
 The last line is 'N passed, N failed, N skipped' over all parts; the exit code is 1 if anything failed.
+
+`python tests/run.py --coverage [FILE ...]` runs the unit tests (or these) and tells which lines of effkit/ and widgets/ they reach:
+the files with most lines that none reaches, and one JSON object as the last line.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -148,7 +152,33 @@ def summary(outcomes: list[Outcome]) -> str:
     return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
 
 
+def coverage(tests: list[str]) -> int:
+    """Lines of effkit/ and widgets/ that the unit tests reach. What only the notebooks, the browser or another process runs is not seen."""
+    report = RESULTS / "coverage.json"
+    measured = ("--cov=effkit", "--cov=widgets/effkit_widgets", "--cov-report=", f"--cov-report=json:{report}")
+    asked = ("-m", "pytest", *(tests or ["tests/unit"]), "-n", str(WORKERS), *measured)
+    done = run(Part("coverage", "unit tests, with coverage", asked, 60, workers=WORKERS))
+    found = json.loads(report.read_text(encoding="utf-8"))
+    files = sorted(found["files"].items(), key=lambda item: -item[1]["summary"]["missing_lines"])
+    for name, one in files[:20]:
+        print(f"{one['summary']['missing_lines']:>5} of {one['summary']['num_statements']:>5} lines not reached  {name}")
+    rooms: dict[str, list[int]] = {"effkit": [0, 0], "widgets": [0, 0]}
+    for name, one in files:
+        room = rooms[name.split("/")[0]]
+        room[0] += one["summary"]["covered_lines"]
+        room[1] += one["summary"]["num_statements"]
+    shares = {room: round(100 * reached / max(lines, 1), 1) for room, (reached, lines) in rooms.items()}
+    lines = {f"{room}_lines": counted for room, (_, counted) in rooms.items()}
+    print(
+        json.dumps({"coverage_percent": shares, **lines, "passed": done.passed, "failed": done.failed, "minutes": round(done.minutes, 1)})
+    )
+    return 1 if done.failed else 0
+
+
 def main(names: list[str]) -> int:
+    if names[:1] == ["--coverage"]:
+        RESULTS.mkdir(exist_ok=True)
+        return coverage(names[1:])
     known = {part.name: part for part in PARTS}
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -35,7 +35,8 @@ base = ek.load({model!r} + "/" + FOLDER, device="cpu")
 small = ek.quantize(base, bits=4, group_size=32)
 point = base.checkpoint.model_copy(update={{"source": EVIL, "licence": EVIL, "revision": EVIL, "notes": (EVIL,)}})
 records = [r.model_copy(update={{"name": r.name + EVIL, "checkpoint": point, "environment": {{"python": EVIL, "packages": {{EVIL: EVIL}}}},
-    "profile": r.profile.model_copy(update={{"device": EVIL}})}}) for r in family()]
+    "profile": r.profile.model_copy(update={{"device": EVIL}})}})
+    for r in family()]
 
 def side(name, f1, rate):
     return Side(name=name + EVIL, quality=near(f1, 0.02), score_name="F1" + EVIL, chance=0.1, bytes=int(9e8 / rate),

@@ -104,10 +104,11 @@ def test_a_closed_tab_costs_nothing_and_a_restarted_kernel_leaves_a_run_to_take_
     assert again.value("run.state") == "interrupted"
     kept = again.value("run._home.load_snapshot()[1]['events']")
     again.answer("run.resume()")
-    again.page.wait_for_timeout(1500)
+    for _ in range(120):  # the model is loaded again first
+        if again.value("len(run.events)") > kept or again.value("run.state") != "running":
+            break
+        again.page.wait_for_timeout(500)
     assert again.value("run.state") == "running"
-    assert again.value("len(run.events)") >= kept >= 1
+    assert again.value("len(run.events)") > kept >= 1, "the run did not go on from its snapshot"
     again.answer("run.cancel()")
     assert not again.outside
-    cancelled = again.value("run.state") in ("running", "cancelled")
-    assert cancelled

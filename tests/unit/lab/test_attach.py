@@ -367,3 +367,23 @@ def test_a_device_that_is_full_is_named_in_the_note(tmp_path, monkeypatch):
     assert "the disk is full. Free some space or choose another folder" in run.notes[0]
     assert run.state == "running"
     run.cancel()
+
+
+def test_a_process_killed_while_it_made_its_folder_leaves_the_place_free(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "owner.lock").write_text('{"pid": 1}')
+    (folder / ".call.json.x1y2.part").write_text('{"vers')
+    with pytest.raises(BadInput, match="holds no run"):
+        ek.attach(folder)
+    holder = RunFolder(folder)
+    assert holder.take()
+    with pytest.raises(BadInput, match="another process begins a run"):
+        ek.start(toys.count, folder=folder)
+    holder.release()
+    assert ek.start(toys.count, folder=folder).wait(20)["counted"] == 5
+    assert not list(folder.glob(".*.part"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(BadInput, match="is not empty"):
+        ek.start(toys.count, folder=tmp_path / "other")

@@ -111,6 +111,12 @@ except OSError as error:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] != 100_000
 
 
+def test_numpys_short_write_is_a_full_disk(tmp_path):
+    with pytest.raises(CannotWrite, match="the disk is full"), atomic_file(tmp_path / "a"):
+        raise OSError("5760 requested and 3360 written")  # as numpy.ndarray.tofile says it, without the system's number
+    assert not list(tmp_path.iterdir())
+
+
 def test_words():
     assert bytes_text(79_700_000) == "79.7 MB"
     assert bytes_text(None) == "unavailable"
