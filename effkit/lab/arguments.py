@@ -55,7 +55,7 @@ def encode(value: Any, name: str, keep: Keep | None) -> Any:
         if keep is None:
             return {"is": "later", "of": "Tensor"}
         path = keep(f"{name}.safetensors")
-        from effkit.models.saving import write_tensors
+        from effkit.models.stamp import write_tensors
 
         write_tensors({"tensor": value.detach().cpu().contiguous()}, path)
         return {"is": "tensor", "of": path.name, "device": str(value.device)}

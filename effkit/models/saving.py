@@ -6,17 +6,13 @@ the checkpoint and the recipe. A model without replaced modules can also be read
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
 from effkit import __version__
@@ -29,6 +25,7 @@ from effkit.spec.record import Checkpoint
 from .building import BUILDING
 from .checks import owners
 from .model import Model
+from .stamp import write_tensors
 from .storage import build, is_replaced
 
 VERSION = 1
@@ -153,13 +150,3 @@ def _config(model: Model) -> dict[str, Any]:
     for unwanted in ("quantization_config", "_name_or_path", "auto_map"):
         config.pop(unwanted, None)
     return {**config, "architectures": [type(model.module).__name__], "dtype": str(model.dtype).removeprefix("torch.")}
-
-
-def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """A safetensors file. OSError with the system's own number where it is refused, as Python's files raise it."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        # safetensors reports the system's error as text; give it back its number, so that it is told like all others
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error

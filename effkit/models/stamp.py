@@ -7,7 +7,9 @@ behind a new one: every tensor keeps its place relative to the header's end. Imp
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,19 @@ def stamp_(path: str | Path, record: Record) -> Path:
             shutil.copyfileobj(old, new, 1 << 22)
         part.chmod(path.stat().st_mode & 0o777)
     return path
+
+
+def write_tensors(tensors: dict[str, Any], path: Path) -> None:
+    """A safetensors file. OSError with the system's own number where it is refused, as Python's files raise it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # safetensors reports the system's error as text; give it back its number, so that it is told like all others
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def _file(path: str | Path) -> Path:

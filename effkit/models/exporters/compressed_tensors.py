@@ -20,7 +20,8 @@ from effkit.spec.progress import Progress, Work
 from ..exporting import Placed
 from ..model import Model
 from ..packed import PackedWeight
-from ..saving import WEIGHTS, write_description, write_tensors
+from ..saving import WEIGHTS, write_description
+from ..stamp import write_tensors
 from .parts import Part, integers, linears, parts, span
 
 MARK = "effkit-export.json"
