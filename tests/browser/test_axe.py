@@ -25,7 +25,7 @@ SHOWN = {
     "LayerMap": MAP[1],
     "MethodTable": METHODS[1],
     "QuantizeLab": f"widgets.QuantizeLab(base, store=False, measuring={QUICK})",
-    "Receipt": "widgets.Receipt(made(2))",
+    "Receipt": "widgets.Receipt([trial(1), trial(2)])",
     "Roofline": "\n".join([LLAMA, *ROOF[2:4]]),
     "RunMonitor": "run = ek.start(ek.quantize, base, bits=4)\nrun.wait()\nwidgets.RunMonitor(run)",
     "StackCompare": f"{LLAMA}\nwidgets.StackCompare(llama, batch=16)",
