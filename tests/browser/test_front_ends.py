@@ -40,7 +40,7 @@ def old_kernel(server, tmp_path_factory) -> str:
     ).stdout.strip()
     # behind its own packages come this environment's: all is the same but the kernel
     with open(f"{own}/over.pth", "w") as stream:
-        stream.write(sysconfig.get_path("purelib") + "\n")
+        stream.write(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")  # and what its own .pth files name
     spec = server.home / "data" / "kernels" / "ipykernel6"
     spec.mkdir(parents=True)
     words = {

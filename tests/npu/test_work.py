@@ -134,7 +134,7 @@ def test_a_quantized_model_saved_on_the_npu_loads_anywhere(base, tmp_path):
 def distilled(teacher: ek.Model, **way) -> tuple[ek.Model, list[float]]:
     student = ek.prune(teacher, layers=2)
     losses = []
-    work = ek.distill.work(teacher, student, text=TEXT, steps=5, window=32, batch=2, learning_rate=1e-3, seed=3, **way)
+    work = ek.distill.work(teacher, student, text=TEXT, steps=5, window=32, batch=2, learning_rate=3e-4, seed=3, **way)
     while True:
         try:
             event = next(work)
