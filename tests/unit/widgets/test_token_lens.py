@@ -44,7 +44,7 @@ def test_another_text_from_the_page(tiny_llama, small):
         lens._loop = asyncio.get_running_loop()
         await lens
         click(lens, "start", text="another text")
-        await until(lambda: lens.text == "another text")
+        await until(lambda: "".join(row[0] for row in lens.tokens) == "another text")
         assert "".join(row[0] for row in lens.tokens) == lens.text == "another text"
         click(lens, "start", text="a")
         await until(lambda: lens.problem)
