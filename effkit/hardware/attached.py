@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from effkit.spec.calibration import Calibration, Linear
+from effkit.spec.calibration import QUIET, Calibration, Linear
 from effkit.spec.errors import choice
 
 from .architecture import BITS, Architecture
@@ -33,33 +33,25 @@ def format_of(calibration: Calibration, format: str) -> str:
 
 def linears(shape: Architecture, calibration: Calibration, format: str) -> list[tuple[str, Linear]]:
     """(part, linear layers) that a token passes through; parts left whole are in the dtype that the calibration computes in."""
-    own, found = format_of(calibration, format), []
-    plain = next(name for name, dtype in DTYPES.items() if dtype == calibration.dtype)
+    rounded, plain = format_of(calibration, format), next(name for name, dtype in DTYPES.items() if dtype == calibration.dtype)
+    found = []
     for count, matrix in [(group.count, m) for group in shape.groups for m in group.matrices] + [(1, m) for m in shape.head]:
-        packed = BITS[format] < 16 and shape.bits(matrix.part, format) < 16
-        bits = BITS[format] if packed or BITS[format] >= 16 else BITS[plain]
-        found.append(
-            (
-                matrix.part,
-                Linear(
-                    format=own if packed or BITS[format] >= 16 else calibration.dtype, inputs=matrix.inputs, outputs=matrix.outputs,
-                    count=count * matrix.used, bytes=round(matrix.inputs * matrix.outputs * bits / 8),
-                ),
-            )
-        )  # fmt: skip
+        whole = BITS[format] < 16 and shape.bits(matrix.part, format) >= 16
+        word, bits = (calibration.dtype, BITS[plain]) if whole else (rounded, BITS[format])
+        size = round(matrix.inputs * matrix.outputs * bits / 8)
+        one = Linear(format=word, inputs=matrix.inputs, outputs=matrix.outputs, count=count * matrix.used, bytes=size)
+        found.append((matrix.part, one))
     return found
 
 
 def step_parts(shape: Architecture, calibration: Calibration, setting: Setting) -> dict[str, float]:
-    """Seconds of one decoding step by part: products, cached tokens, and what is around them."""
+    """Seconds of one decoding step by part, as `Calibration.step_parts` tells them."""
     each = [one for _, one in linears(shape, calibration, setting.format)]
     cached = setting.batch * shape.read_bytes(setting.prompt + setting.new_tokens / 2, setting.element)
-    whole = calibration.step_seconds(each, shape.layers, cached, setting.batch)
-    products = calibration.products_seconds(each, setting.batch)
-    reading = cached * calibration.cache_seconds_per_byte
-    if calibration.overlaps:  # the host starts kernels while the device works: what it needs more than the device is waited for
-        return {"weights": products, "cache": reading, "launches": max(whole - products - reading, 0.0)}
-    return {"weights": products, "cache": reading, "layers": whole - products - reading}
+    parts = calibration.step_parts(each, shape.layers, cached, setting.batch)
+    if calibration.overlaps:  # what the host needs longer than the device works is its starting of kernels
+        parts["launches"] = parts.pop("layers")
+    return parts
 
 
 def first_token(shape: Architecture, calibration: Calibration, setting: Setting) -> float:
@@ -70,7 +62,7 @@ def first_token(shape: Architecture, calibration: Calibration, setting: Setting)
     head = calibration.products_seconds([one for part, one in found if part == "head"], setting.batch)
     core = shape.prefill_flops(max(setting.prompt, 1), batch=setting.batch)["core"] / calibration.matrix_rate(calibration.dtype)
     weights = sum(one.bytes * one.count for _, one in found)
-    around = shape.layers * calibration.layer_seconds(weights / max(shape.layers, 1)) + calibration.step_overhead_seconds
+    around = calibration.around_seconds(shape.layers, weights)
     return max(body + head + core, around) if calibration.overlaps else body + head + core + around
 
 
@@ -79,7 +71,7 @@ def spread(format: str, calibration: Calibration) -> tuple[float, float, str]:
     packed = BITS[format] < 16
     tpot = OFF["packed" if packed else "dense"]
     basis = f"Predicted from the calibration of {calibration.date[:10]}; the interval is that of other shapes on a CPU"
-    disturbed = calibration.processor_share is not None and calibration.processor_share < 0.85
+    disturbed = calibration.processor_share is not None and calibration.processor_share <= QUIET
     if disturbed:
         tpot = math.hypot(tpot, 0.2)
         basis += ", wider because other programs ran during the calibration"

@@ -82,12 +82,9 @@ def figures_of(
     head = getattr(model.module, "get_output_embeddings", lambda: None)()
     head_bytes = sum(linear.bytes for linear in linears_of(model, only=head)) if head is not None else 0
     weights = sum(linear.bytes * linear.count for linear in linears)
-    products = {
-        n: sum(each.count * calibration.product_seconds(each.format, each.inputs, each.outputs, n, weights) for each in linears)
-        for n in {1, rows}
-    }
+    products = {n: calibration.products_seconds(linears, n) for n in {1, rows}}
     layers = int(getattr(model.config, "num_hidden_layers", 0))
-    around = layers * calibration.layer_seconds(weights / max(layers, 1)) + calibration.step_overhead_seconds
+    around = calibration.around_seconds(layers, weights)
     compiled = bool(profile.decoding and profile.decoding.compiled) and phase == "decode"
     context = profile.prompt + (profile.new_tokens + 1) // 2
     cached = cached_bytes(model, context, profile.batch) if phase == "decode" else 0

@@ -130,22 +130,31 @@ class Calibration(Noun):
         known = {layer.weight_bytes: layer.seconds for layer in self.layers}
         return along(sorted(known), weight_bytes, lambda size: known[size], beyond=0.0)
 
+    def around_seconds(self, layers: int, weight_bytes: float) -> float:
+        """Seconds of one pass besides its products and cached tokens. weight_bytes: of all its linears."""
+        return layers * self.layer_seconds(weight_bytes / max(layers, 1)) + self.step_overhead_seconds
+
     def products_seconds(self, linears: Iterable[Linear], rows: int = 1) -> float:
         """Seconds of all these layers with inputs of so many rows, one after another, each read anew."""
         linears = list(linears)
         working_set = sum(each.bytes * each.count for each in linears)
         return sum(each.count * self.product_seconds(each.format, each.inputs, each.outputs, rows, working_set) for each in linears)
 
-    def step_seconds(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> float:
-        """Seconds of one decoding step.
+    def step_parts(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> dict[str, float]:
+        """Seconds of one decoding step: "weights" (products), "cache" (keys and values), "layers" (what is around them).
 
         linears: all that a token passes through, the head too; cache_bytes: keys and values of the whole batch, all layers
+        Where work is queued, "layers" is what the host needs longer than the device works.
         """
         linears = list(linears)
         products, weights = self.products_seconds(linears, batch), sum(each.bytes * each.count for each in linears)
         cached = cache_bytes * self.cache_seconds_per_byte
-        around = layers * self.layer_seconds(weights / max(layers, 1)) + self.step_overhead_seconds
-        return max(products + cached, around) if self.overlaps else products + cached + around
+        around = self.around_seconds(layers, weights)
+        return {"weights": products, "cache": cached, "layers": max(around - products - cached, 0.0) if self.overlaps else around}
+
+    def step_seconds(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> float:
+        """Seconds of one decoding step: the sum of `step_parts`."""
+        return sum(self.step_parts(linears, layers, cache_bytes, batch).values())
 
     def _of(self, format: str) -> list[Product]:
         found = [p for p in self.products if p.format == format]
