@@ -31,6 +31,7 @@ from effkit.lab.foreground import driven as _driven
 from effkit.lab.foreground import led as _led
 from effkit.lab.foreground import stoppable as _stoppable
 from effkit.lab.foreground import watched as _watched
+from effkit.lab.options import add_base, add_windows
 from effkit.lab.pages import command
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
@@ -98,12 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="make the model of a recipe, measure it and write both to a folder")
     run.add_argument("recipe", help='a JSON file: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4}]}')
     run.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or one where this was interrupted")
-    run.add_argument("--model", default="smollm2-135m", help="built-in name, folder, .gguf file or hub id (default: %(default)s)")
-    run.add_argument("--text", metavar="FILE", help="text to measure on (default: technical English that comes with Python)")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, npu, ... (default: %(default)s)")
-    run.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
-    run.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
-    run.add_argument("--windows", type=int, default=8, help="windows to measure on (default: %(default)s)")
+    add_base(run)
+    add_windows(run)
     run.add_argument("--prompt", type=int, default=128, help="tokens of a prompt while its speed is measured (default: %(default)s)")
     run.add_argument("--new-tokens", type=int, default=32, help="tokens that come out (default: %(default)s)")
     run.add_argument("--repeats", type=int, default=5, help="prompts (default: %(default)s)")

@@ -57,18 +57,22 @@ def byte_tokenizer(folder: Path):
 @pytest.fixture(scope="session")
 def tiny_llama_folder(tmp_path_factory) -> Path:
     """A folder with a random-weight Llama: 3 layers, hidden 64, grouped-query attention, tied head, 259 byte tokens."""
+    return random_llama(tmp_path_factory.mktemp("models") / "tiny-llama", layers=3)
+
+
+def random_llama(folder: Path, layers: int) -> Path:
+    """The new folder `folder` with a random-weight Llama and its tokenizer of bytes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     folder.mkdir()
     byte_tokenizer(folder)
     config = LlamaConfig(
-        vocab_size=259, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=259, hidden_size=64, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.08,
     )  # fmt: skip
     torch.manual_seed(7)
-    LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

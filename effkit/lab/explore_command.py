@@ -18,6 +18,7 @@ from effkit.spec.frontier import FIGURES
 
 from .exchange import RESULT
 from .foreground import driven, stoppable
+from .options import add_base, add_windows
 
 
 def add_explore(commands: Any) -> None:
@@ -25,10 +26,7 @@ def add_explore(commands: Any) -> None:
     parser = commands.add_parser("explore", help="search a space of recipes for the best trade-offs; goes on where it was stopped")
     parser.add_argument("space", help='a JSON file: {"steps": [{"step": "quantize", "method": ["rtn", "gptq"], "bits": [3, 4, 8]}]}')
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new folder, or one in which the same search was stopped")
-    parser.add_argument("--model", default="smollm2-135m", help="built-in name, folder, .gguf file or hub id (default: %(default)s)")
-    parser.add_argument("--text", metavar="FILE", help="text to measure on (default: technical English that comes with Python)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, npu, ... (default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+    add_base(parser)
     parser.add_argument(
         "--objective", nargs="+", default=["bytes", "retained"], metavar="NAME", help=f"of {', '.join(FIGURES)} (default: bytes retained)"
     )
@@ -38,8 +36,7 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--price", type=float, help="$ that it may cost, with --price-per-hour")
     parser.add_argument("--price-per-hour", type=float, help="$ of all that it runs on")
     parser.add_argument("--halving", type=int, nargs="+", default=[], metavar="WINDOWS", help="few windows that all are measured on first")
-    parser.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
-    parser.add_argument("--windows", type=int, default=8, help="windows to measure on (default: %(default)s)")
+    add_windows(parser)
     parser.add_argument("--speed", action="store_true", help="measure speed too, where no objective asks for it")
     parser.add_argument("--cluster", metavar="WORKERS", help="a number of workers on this machine, or the address of a Dask scheduler")
     parser.add_argument("--no-store", action="store_true", help="do not add the records to the user's store")

@@ -89,7 +89,8 @@ class Tries:
 
 def with_space_again(home: Path, disk: Path, tries: Tries) -> None:
     """Everything that writes, on a disk with little or nothing free; then the same with space."""
-    from reliability import TEXT, call_of, made_record, tiny_model
+    from reliability import TEXT, call_of, made_record  # isort: skip
+    from conftest import random_llama  # isort: skip
 
     import effkit as ek
     import effkit.lab.worker as worker
@@ -97,7 +98,7 @@ def with_space_again(home: Path, disk: Path, tries: Tries) -> None:
     from effkit.models.checks import weights_hash
     from effkit.spec import files
 
-    model = tiny_model(home / "tiny")
+    model = random_llama(home / "tiny", layers=4)
     (home / "text.txt").write_text(TEXT)
     verb, positional, named = call_of("quantize", model, home)
     small = verb(*positional, **named)
@@ -200,7 +201,8 @@ class Clock:
 
 
 def under_the_clock(home: Path, offset: Path) -> dict[str, Any]:
-    from reliability import TEXT, call_of, made_record, tiny_model
+    from reliability import TEXT, call_of, made_record  # isort: skip
+    from conftest import random_llama  # isort: skip
 
     import effkit as ek
     from effkit.lab.store import Store
@@ -211,7 +213,7 @@ def under_the_clock(home: Path, offset: Path) -> dict[str, Any]:
     real = time.time() - time.monotonic()
     clock.jump()
     tries.count("the shim", ("the clock did not move", abs(time.time() - time.monotonic() - real - YEARS) < 60))
-    model = tiny_model(home / "tiny")
+    model = random_llama(home / "tiny", layers=4)
     (home / "text.txt").write_text(TEXT)
     verb, positional, named = call_of("distill", model, home)
     wanted = weights_hash(verb(*positional, **named).module)

@@ -43,23 +43,6 @@ PREPARED = [
 ]
 
 
-def tiny_model(folder: Path) -> Path:
-    """A random Llama of 4 layers with byte tokens: quick, and as resumable as a large one."""
-    import torch
-    from conftest import byte_tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder.mkdir()
-    byte_tokenizer(folder)
-    config = LlamaConfig(
-        vocab_size=259, hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0, initializer_range=0.08,
-    )  # fmt: skip
-    torch.manual_seed(7)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 # --- a store that many write to ---
 
 
@@ -252,7 +235,9 @@ def all_kills(home: Path, count: int, seed: int) -> dict[str, Any]:
     kinds = ["quantize", "distill"] + (["explore"] if "explore" in ek.__all__ else [])
     draw = random.Random(seed)
     shares = {kind: count // len(kinds) + (i < count % len(kinds)) for i, kind in enumerate(kinds)}
-    tiny_model(home / "tiny")
+    from conftest import random_llama
+
+    random_llama(home / "tiny", layers=4)
     (home / "text.txt").write_text(TEXT)
     found: dict[str, Any] = {kind: kills(home, kind, share, draw) for kind, share in shares.items()}
     found |= {name: sum(part[name] for part in found.values()) for name in ("tried", "lost")}

@@ -1,0 +1,19 @@
+"""Options that several commands take, with the same words and defaults."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """Which model, on which text, on which device."""
+    parser.add_argument("--model", default="smollm2-135m", help="built-in name, folder, .gguf file or hub id (default: %(default)s)")
+    parser.add_argument("--text", metavar="FILE", help="text to measure on (default: technical English that comes with Python)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, npu, ... (default: %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+
+
+def add_windows(parser: argparse.ArgumentParser) -> None:
+    """How much of the text."""
+    parser.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=8, help="windows to measure on (default: %(default)s)")
