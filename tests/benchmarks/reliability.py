@@ -167,7 +167,11 @@ def outcome(kind: str, result: Any, place: Path) -> Any:
     from effkit.lab.store import Store
 
     rows = [
-        [record.recipe.hash(), record.fingerprint and record.fingerprint.weights, record.quality and record.quality.model_dump(mode="json")]
+        [
+            record.recipe.hash(),
+            record.fingerprint and record.fingerprint.weights,
+            record.quality and record.quality.model_dump(mode="json", exclude={"seconds"}),
+        ]
         for record in Store(place / "records.sqlite").records()
     ]
     return [len(rows), hashlib.sha256(json.dumps(sorted(rows, key=str)).encode()).hexdigest()]
