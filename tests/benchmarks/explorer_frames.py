@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
 
-from driving import Notebook, Server, browser, chromium, explorer_cells, write_notebook
+from driving import Notebook, chromium, explorer_cells, in_jupyterlab
 from reporting import last_line
 
 POINTS, FRAMES = 5000, 240
@@ -61,30 +60,22 @@ def main(points: int) -> int:
     if chromium() is None:
         print("Chromium is missing: sudo apt-get install chromium", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="effkit-frames-") as place:
-        folder, home = Path(place, "notebooks"), Path(place, "home")
-        folder.mkdir()
-        home.mkdir()
-        write_notebook(folder / "explorer.ipynb", explorer_cells(points))
-        with Server(folder, home) as server, browser() as context:
-            notebook = Notebook(context.new_page(), server, "explorer.ipynb")
-            notebook.run_all(timeout=120)
-            card = notebook.card("FrontierExplorer")
-            notebook.page.wait_for_function(
-                "n => document.querySelector('.ek-frontier')?.dataset.points == n", arg=str(points), timeout=60_000
-            )
-            card.locator(".ek-frontier").scroll_into_view_if_needed()
-            brush, budget = frames(notebook, "brush"), frames(notebook, "budget")
-            last_line(
-                {
-                    "points": points,
-                    "brush_p50_ms": brush["p50"],
-                    "brush_p95_ms": brush["p95"],
-                    "most_brushed": brush["most"],
-                    "budget_p50_ms": budget["p50"],
-                    "budget_p95_ms": budget["p95"],
-                }
-            )
+    with in_jupyterlab("explorer", explorer_cells(points)) as notebook:
+        card = notebook.card("FrontierExplorer")
+        drawn = "n => document.querySelector('.ek-frontier')?.dataset.points == n"
+        notebook.page.wait_for_function(drawn, arg=str(points), timeout=60_000)
+        card.locator(".ek-frontier").scroll_into_view_if_needed()
+        brush, budget = frames(notebook, "brush"), frames(notebook, "budget")
+        last_line(
+            {
+                "points": points,
+                "brush_p50_ms": brush["p50"],
+                "brush_p95_ms": brush["p95"],
+                "most_brushed": brush["most"],
+                "budget_p50_ms": budget["p50"],
+                "budget_p95_ms": budget["p95"],
+            }
+        )
     return 0
 
 

@@ -14,6 +14,11 @@ from driving import Notebook, Server, browser, chromium, write_notebook
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home():
+    """The kernels' home is the server's, so no home for each test is needed."""
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """JupyterLab over a folder of its own; skipped, with the reason, where no browser can drive it."""

@@ -16,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -300,6 +301,36 @@ def live(notebook: Notebook, card, answers: int = 25) -> dict[str, Any]:
         "points": points(card),
         "cancel_seconds": stopped,
     }
+
+
+def looks(notebook: Notebook, card, name: str) -> None:
+    """Pictures in light, dark, narrow and wide; dark in the dark, and never wider than its column."""
+    pictures = [notebook.screenshot(f"{name}-light", card)]
+    notebook.theme("JupyterLab Dark")
+    pictures.append(notebook.screenshot(f"{name}-dark", card))
+    background = card.evaluate("element => getComputedStyle(element).backgroundColor")
+    assert sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 300, f"the card stays light in the dark: {background}"
+    notebook.theme("JupyterLab Light")
+    for width, words in ((480, "narrow"), (1750, "wide")):
+        notebook.resize(width, 900)
+        pictures.append(notebook.screenshot(f"{name}-{words}", card))
+        assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), f"the card is wider than its column ({words})"
+    notebook.resize(1280, 1000)
+    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
+
+
+@contextlib.contextmanager
+def in_jupyterlab(name: str, cells: list[str]) -> Iterator[Notebook]:
+    """A notebook of these cells in a server and a browser of its own, run from top to bottom."""
+    with tempfile.TemporaryDirectory(prefix=f"effkit-{name}-") as place:
+        folder, home = Path(place, "notebooks"), Path(place, "home")
+        folder.mkdir()
+        home.mkdir()
+        write_notebook(folder / f"{name}.ipynb", cells)
+        with Server(folder, home) as server, browser() as context:
+            notebook = Notebook(context.new_page(), server, f"{name}.ipynb")
+            notebook.run_all(timeout=120)
+            yield notebook
 
 
 def write_notebook(path: Path, cells: list[str], kernel: str = "python3") -> None:

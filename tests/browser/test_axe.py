@@ -35,11 +35,6 @@ SHOWN = {
 CELLS = [live_cells("LayerMap")[0], f"{explorer_cells(1)[0]}, FROM", *SHOWN.values()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
-
-
 def grave(axe, notebook, card) -> tuple[list[str], int]:
     """The rules that the card breaks, each with the first elements that do and why; and of how many texts the contrast was judged."""
     widget, found, texts = card.get_attribute("data-widget"), {}, 0

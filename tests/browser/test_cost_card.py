@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from driving import looks
 
 SECONDS = 240
 CARD = """
@@ -30,11 +31,6 @@ found = ek.Capability(
 CELLS = [CARD, "card = CostCard(found)\ncard"]
 
 pytestmark = pytest.mark.timeout(SECONDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
 
 
 def figure(card, row: str, side: str) -> str:
@@ -124,14 +120,4 @@ def test_it_looks_right_light_dark_and_narrow(open_notebook):
     notebook = open_notebook("cost-looks", CELLS)
     notebook.run_all(timeout=60)
     card = notebook.card("CostCard")
-    pictures = [notebook.screenshot("cost-card-light", card)]
-    notebook.theme("JupyterLab Dark")
-    pictures.append(notebook.screenshot("cost-card-dark", card))
-    background = card.evaluate("element => getComputedStyle(element).backgroundColor")
-    assert sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 300, f"the card stays light in the dark: {background}"
-    notebook.theme("JupyterLab Light")
-    for width, name in ((480, "narrow"), (1750, "wide")):
-        notebook.resize(width, 900)
-        pictures.append(notebook.screenshot(f"cost-card-{name}", card))
-        assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), f"the card is wider than its column ({name})"
-    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
+    looks(notebook, card, "cost-card")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from driving import live_cells, press, state, wait_state
+from driving import live_cells, looks, press, state, wait_state
 
 pytestmark = pytest.mark.timeout(400)
 CELLS = [
@@ -14,11 +12,6 @@ CELLS = [
     "                         measuring={'windows': 2, 'window': 128, 'prompt': 16, 'new_tokens': 4, 'repeats': 2},\n"
     "                         prompts=('Once upon a time', '<i>Tom</i> and his dog'))\nlab",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
 
 
 def test_lines_and_samples_while_it_trains(open_notebook):
@@ -40,14 +33,7 @@ def test_lines_and_samples_while_it_trains(open_notebook):
     legend = card.locator(".ek-legend").first.inner_text()
     assert "a <b>goal</b> 0.5" in legend
     assert "constant answer" in legend
-    pictures = [notebook.screenshot("distill-lab-light", card)]
-    notebook.theme("JupyterLab Dark")
-    pictures.append(notebook.screenshot("distill-lab-dark", card))
-    notebook.theme("JupyterLab Light")
-    notebook.resize(480, 900)
-    pictures.append(notebook.screenshot("distill-lab-narrow", card))
-    assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), "the card is wider than its column"
-    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
+    looks(notebook, card, "distill-lab")
 
 
 def test_branch_show_and_undo(open_notebook):

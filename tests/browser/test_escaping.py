@@ -108,11 +108,6 @@ LOOK = """(widget) => {
 pytestmark = pytest.mark.timeout(420)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
-
-
 def test_each_exported_widget_is_tried():
     assert set(effkit_widgets.__all__) <= MADE.keys(), "say in MADE how the new widget is made from hostile text"
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import explorer_cells, press
+from driving import explorer_cells, looks, press
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -18,11 +18,6 @@ FRAME_MS = 33
 NAME = "<img src=x onerror=alert(1)>"
 LOST = f"card.lost(trial(1).recipe, 'Out of memory: {NAME}', FROM, name='big one')"
 NAMED = f"records[2] = records[2].model_copy(update={{'name': {NAME!r}}})"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
 
 
 def opened(open_notebook, name: str, points: int = 40, options: str = ""):
@@ -218,14 +213,4 @@ def test_thousands_of_points_stay_smooth_and_keep_their_keys(open_notebook):
 def test_it_looks_right_light_dark_and_narrow(open_notebook):
     notebook, card = opened(open_notebook, "explorer-looks", 60, ", colour='method'")
     notebook.resize(1500, 1100)
-    pictures = [notebook.screenshot("explorer-light", card)]
-    notebook.theme("JupyterLab Dark")
-    pictures.append(notebook.screenshot("explorer-dark", card))
-    background = card.evaluate("element => getComputedStyle(element).backgroundColor")
-    assert sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 300, f"the card stays light in the dark: {background}"
-    notebook.theme("JupyterLab Light")
-    for width, words in ((480, "narrow"), (1750, "wide")):
-        notebook.resize(width, 900)
-        pictures.append(notebook.screenshot(f"explorer-{words}", card))
-        assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), f"the card is wider than its column ({words})"
-    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
+    looks(notebook, card, "explorer")

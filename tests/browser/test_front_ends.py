@@ -19,11 +19,6 @@ CANCEL_SECONDS = 1.5
 pytestmark = pytest.mark.timeout(420)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
-
-
 @pytest.fixture(scope="module")
 def old_kernel(server, tmp_path_factory) -> str:
     """The name of a kernel whose ipykernel is version 6, in an environment of its own over this one; skipped without a package index."""

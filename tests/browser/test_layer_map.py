@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from driving import live_cells, press, state, wait_state
+from driving import live_cells, looks, press, state, wait_state
 
 pytestmark = pytest.mark.timeout(420)
 SOLVE_MS = 50  # a new solution, with the map, the bytes and the KL redrawn
@@ -32,11 +32,6 @@ METHODS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
-
-
 def bits_shown(card) -> dict[str, str]:
     return card.locator("td[data-module]").evaluate_all(
         "all => Object.fromEntries(all.map(e => [e.dataset.module, e.innerText.split(' ')[0]]))"
@@ -45,21 +40,6 @@ def bits_shown(card) -> dict[str, str]:
 
 def fact(card, name: str) -> str:
     return card.locator(f"[data-fact='{name}']").inner_text()
-
-
-def look(notebook, card, name: str) -> None:
-    pictures = [notebook.screenshot(f"{name}-light", card)]
-    notebook.theme("JupyterLab Dark")
-    pictures.append(notebook.screenshot(f"{name}-dark", card))
-    background = card.evaluate("element => getComputedStyle(element).backgroundColor")
-    assert sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 300, f"the card stays light in the dark: {background}"
-    notebook.theme("JupyterLab Light")
-    for width, words in ((480, "narrow"), (1750, "wide")):
-        notebook.resize(width, 900)
-        pictures.append(notebook.screenshot(f"{name}-{words}", card))
-        assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), f"the card is wider than its column ({words})"
-    notebook.resize(1280, 1000)
-    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
 
 
 def test_the_budget_is_solved_while_it_is_dragged_and_keys_set_bits(open_notebook):
@@ -138,11 +118,11 @@ def test_verify_shows_errors_and_what_the_prediction_missed(open_notebook):
     assert "the prediction" in fact(card, "measured")
     shown = card.locator(".ek-grid tr:not(.ek-outside) td").first.inner_text()  # the view went to the errors, in percent
     assert float(shown) > 0.1
-    look(notebook, card, "layer-map-error")
+    looks(notebook, card, "layer-map-error")
     card.locator("[value='sensitivity']").check(force=True)
     notebook.screenshot("layer-map-sensitivity", card)
     card.locator("[value='bits']").check(force=True)
-    look(notebook, card, "layer-map")
+    looks(notebook, card, "layer-map")
     # other bits were not measured; without a kernel the slider still solves
     card.evaluate("e => { e.parentElement.dataset.ekRecorded = ''; }")
     notebook.server.stop_kernels()
@@ -185,7 +165,7 @@ def test_the_lens_shows_both_models_choices_and_its_table(open_notebook):
     largest = max(float(row["KL, nats"]) for row in table if row["KL, nats"])
     assert largest == pytest.approx(notebook.value("max(t.kl for t in lens.comparison.tokens if t.kl is not None)"))
     card.locator("[data-action='table']").click()
-    look(notebook, card, "token-lens")
+    looks(notebook, card, "token-lens")
 
 
 def test_the_method_table_ties_neighbours_and_has_a_twin(open_notebook):
@@ -208,4 +188,4 @@ def test_the_method_table_ties_neighbours_and_has_a_twin(open_notebook):
     assert [row["method"] for row in rows] == names
     assert {row["method"]: row["seconds taken"] for row in rows}["NF4 <i>"] == "1.5"
     card.locator("[data-action='table']").click()
-    look(notebook, card, "method-table")
+    looks(notebook, card, "method-table")

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
-from driving import cancel, live, live_cells, points, press, state, wait_state
+from driving import cancel, live, live_cells, looks, points, press, state, wait_state
 
 ANSWER_MS = 100
 CANCEL_SECONDS = 1.0
 
 pytestmark = pytest.mark.timeout(420)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
 
 
 @pytest.mark.parametrize("widget", ["QuantizeLab", "DistillLab"])
@@ -65,14 +59,4 @@ def test_it_looks_right_light_dark_and_narrow(open_notebook):
     press(card, "start")
     wait_state(card, "done", "failed", seconds=150)
     assert state(card) == "done"
-    pictures = [notebook.screenshot("quantize-lab-light", card)]
-    notebook.theme("JupyterLab Dark")
-    pictures.append(notebook.screenshot("quantize-lab-dark", card))
-    background = card.evaluate("element => getComputedStyle(element).backgroundColor")
-    assert sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 300, f"the card stays light in the dark: {background}"
-    notebook.theme("JupyterLab Light")
-    notebook.resize(520, 900)
-    pictures.append(notebook.screenshot("quantize-lab-narrow", card))
-    inside = card.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
-    assert inside, "the card is wider than its column"
-    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
+    looks(notebook, card, "quantize-lab")

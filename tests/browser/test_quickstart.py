@@ -10,11 +10,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 360
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
-
-
 @pytest.mark.timeout(SECONDS + 120)
 def test_run_all_shows_every_widget(open_notebook):
     notebook = open_notebook("00_quickstart", ROOT / "notebooks" / "00_quickstart.ipynb")

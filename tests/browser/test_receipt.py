@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driving import live_cells, press, wait_state
-from test_stacks import looks
+from driving import live_cells, looks, press, wait_state
 
 SECONDS = 300
 CELLS = [
@@ -19,11 +18,6 @@ CELLS = [
 ]
 
 pytestmark = pytest.mark.timeout(SECONDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
 
 
 def test_a_record_is_run_again_and_each_figure_told(open_notebook):
@@ -45,7 +39,6 @@ def test_a_record_is_run_again_and_each_figure_told(open_notebook):
     assert "bit for bit" in card.locator(".ek-verdict").inner_text()
     looks(notebook, card, "receipt")
 
-    notebook.resize(1280, 1000)
     card.locator("[name='record']").select_option("altered")
     assert "to run altered again" in card.locator(".ek-title").inner_text()
     assert card.locator("tr[data-figure]").count() == 0, "the verdict of another record"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from driving import live_cells
+from driving import live_cells, looks
 
 SECONDS = 240
 LLAMA = """
@@ -39,11 +37,6 @@ ROOF = [
 pytestmark = pytest.mark.timeout(SECONDS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home():
-    """The kernels' home is the server's, so no home for each test is needed."""
-
-
 def figure(card, row: str, side: str) -> str:
     return card.locator(f"[data-row='{row}'] td[data-side='{side}']").inner_text()
 
@@ -55,18 +48,6 @@ def changed(notebook, card, row: str, side: str, before: str) -> str:
             break
         notebook.page.wait_for_timeout(50)
     return figure(card, row, side)
-
-
-def looks(notebook, card, name: str) -> None:
-    """Pictures in light, dark and narrow; never wider than its column."""
-    pictures = [notebook.screenshot(f"{name}-light", card)]
-    notebook.theme("JupyterLab Dark")
-    pictures.append(notebook.screenshot(f"{name}-dark", card))
-    notebook.theme("JupyterLab Light")
-    notebook.resize(480, 900)
-    pictures.append(notebook.screenshot(f"{name}-narrow", card))
-    assert card.evaluate("element => element.scrollWidth <= element.clientWidth + 1"), "the card is wider than its column"
-    assert all(Path(picture).stat().st_size > 5000 for picture in pictures)
 
 
 def test_stacks_follow_their_fields_and_look_right(open_notebook):
