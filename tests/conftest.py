@@ -14,8 +14,12 @@ os.environ.setdefault("EFFKIT_PROGRESS", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# an example may take long where the machine is busy; the same examples every time where a change is judged
-settings.register_profile("effkit", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI")))
+# An example may take long where the machine is busy. The same examples every time, so that a change is judged by itself;
+# EFFKIT_FUZZ=N tries N new ones of each property instead.
+FUZZ = int(os.environ.get("EFFKIT_FUZZ", "0"))
+settings.register_profile(
+    "effkit", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=not FUZZ, max_examples=FUZZ or 100
+)
 settings.load_profile("effkit")
 
 ROOT = Path(__file__).resolve().parents[1]

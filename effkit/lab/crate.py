@@ -10,8 +10,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import lzma
 import posixpath
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ METADATA = "ro-crate-metadata.json"
 SPEC = "https://w3id.org/ro/crate/1.2"
 PROFILE = "#effkit-record"
 FILE_LIMIT, TOTAL_LIMIT, COUNT_LIMIT = 20_000_000, 200_000_000, 10_000
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError)  # zipfile raises all
 UNSTATED = "No licence was stated. The checkpoints that the records name have licences of their own."
 
 
@@ -60,7 +63,9 @@ def read_crate(path: str | Path) -> tuple[Record, ...]:
             for name in _record_names(graph):
                 content = _json(archive, entries.get(name), path, name)
                 found.append(Record.from_json(json.dumps(content)))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except BadInput:
+        raise
+    except DAMAGE as error:
         raise BadInput(f"{path.name} cannot be read ({error})", "Allowed: a whole zip archive", "Download it again") from None
     if not found:
         raise BadInput(f"{path.name} lists no effkit record", f"Allowed: an RO-Crate with files that conform to {PROFILE}")

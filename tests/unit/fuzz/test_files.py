@@ -211,6 +211,15 @@ def test_a_damaged_crate_is_read_or_refused(place, crate, data):
         read_crate(path)
 
 
+def test_a_crate_with_a_damaged_name_is_refused(place, crate):
+    path = place / "name.zip"
+    whole = bytearray((place / "whole.zip").read_bytes())
+    whole[6:8], whole[32] = b"\0\x08", 0xCD  # the first entry's own head: a name in UTF-8 that is none
+    path.write_bytes(whole)
+    with refused_or_read(refused=True):
+        read_crate(path)
+
+
 @given(st.data())
 def test_a_crate_with_altered_metadata_is_read_or_refused(place, crate, data):
     path = place / "altered.zip"
