@@ -32,6 +32,7 @@ class Published(Noun):
     """One published figure. `config`: of the model, as transformers names its fields; `batch`: of all devices together.
 
     metric: "tpot_ms", "ttft_ms" (ms), "output_rate", "decode_rate" (output tokens a second with and without prefill), "prefill_rate"
+    graph:  a whole step of decoding is started as one graph; told for Ascend only
     disaggregated: prompts are read on other devices; accepted: tokens that a step of speculative decoding yields
     floor:  the figure is the least that a nightly test demands; use: what constant it was used for, if any
     """
@@ -47,6 +48,7 @@ class Published(Noun):
     tensor_parallel: int = Field(default=1, ge=1)
     attention_data_parallel: int = Field(default=1, ge=1)
     expert_parallel: bool = False
+    graph: bool = False
     disaggregated: bool = False
     accepted: float = Field(default=1.0, ge=1)
     metric: Literal["tpot_ms", "ttft_ms", "output_rate", "decode_rate", "prefill_rate"]
