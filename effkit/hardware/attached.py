@@ -55,15 +55,17 @@ def step_parts(shape: Architecture, calibration: Calibration, setting: Setting) 
 
 
 def first_token(shape: Architecture, calibration: Calibration, setting: Setting) -> float:
-    """Seconds to read one prompt a sequence, all at once: products of so many rows, the head's of one, attention at their rate."""
+    """Seconds to read one prompt a sequence, all at once: products of so many rows, the head's of one, attention at their rate, and
+    what lies between the products, once and for each further row."""
     rows = setting.batch * max(setting.prompt, 1)
     found = linears(shape, calibration, setting.format)
-    body = calibration.products_seconds([one for part, one in found if part != "head"], rows)
-    head = calibration.products_seconds([one for part, one in found if part == "head"], setting.batch)
+    inner, outer = [one for part, one in found if part != "head"], [one for part, one in found if part == "head"]
+    products = calibration.products_seconds(inner, rows) + calibration.products_seconds(outer, setting.batch)
     core = shape.prefill_flops(max(setting.prompt, 1), batch=setting.batch)["core"] / calibration.matrix_rate(calibration.dtype)
-    weights = sum(one.bytes * one.count for _, one in found)
-    around = calibration.around_seconds(shape.layers, weights)
-    return max(body + head + core, around) if calibration.overlaps else body + head + core + around
+    between = calibration.further_rows_seconds(inner, rows)
+    around = calibration.around_seconds(shape.layers, sum(one.bytes * one.count for _, one in found))
+    worked = products + core + between
+    return max(worked, around) if calibration.overlaps else worked + around
 
 
 def spread(format: str, calibration: Calibration) -> tuple[float, float, str]:

@@ -38,7 +38,7 @@ BITS = {"int8": 8, "int4": 4}
 GROUP = 64
 MLP = 3  # width of the MLP over that of the layer
 MOST_WEIGHTS = 256  # of one shape that take turns: making packed ones takes time
-WIDTHS, DEPTHS, CONTEXTS, STEPS, ROUNDS = (256, 1024), (2, 4), (32, 1024), 10, 4
+WIDTHS, DEPTHS, CONTEXTS, STEPS, ROUNDS, ROWS = (256, 1024), (2, 4), (32, 1024), 10, 4, 128
 TIMED = 0.8  # share of the seconds that products get
 
 
@@ -86,7 +86,9 @@ def calibrate(
                     products += pieces.dense_products(on, getattr(torch, name), rows, working_set, sizes, budget)
     yield Progress("calibrate", total - 1, total, "parts", "layers")
     with guard(on, "calibrating"):
-        layers, overhead, cache = yield from _layers(on, kind, total)
+        layers, overhead, cache, number = yield from _layers(
+            on, kind, total, max(p.flops / p.seconds for p in products if p.format == plain)
+        )
     processor.end()
     return Calibration(
         device=repr(on),
@@ -103,6 +105,7 @@ def calibrate(
         layers=tuple(layers),
         step_overhead_seconds=overhead,
         cache_seconds_per_byte=cache,
+        number_seconds=number,
         overlaps=not on.is_cpu,
         processor_share=processor.share,
         seconds=time.perf_counter() - begun,
@@ -179,9 +182,9 @@ def _packed(on: Device, bits: int, inputs: int, outputs: int, dtype: torch.dtype
     return PackedLinear(packed)
 
 
-def _layers(on: Device, dtype: torch.dtype, total: int) -> Work[tuple[list[Layer], float, float]]:
-    """(layers by their bytes, seconds of a step around them, seconds for each cached byte) of random Llamas."""
-    found, overheads, cache = [], [], 0.0
+def _layers(on: Device, dtype: torch.dtype, total: int, rate: float) -> Work[tuple[list[Layer], float, float, float]]:
+    """(layers by their bytes, seconds of a step around them, for each cached byte, for each number of a further row) of random Llamas."""
+    found, overheads, cache, numbers = [], [], 0.0, []
     for width in WIDTHS if on.is_cpu else WIDTHS[:1]:  # where work is queued, a small layer shows all that the host does
         models = [_small_llama(on, dtype, depth, width) for depth in DEPTHS]
         cases = [(models[0], CONTEXTS[0]), (models[1], CONTEXTS[0]), (models[1], CONTEXTS[1])]
@@ -197,7 +200,47 @@ def _layers(on: Device, dtype: torch.dtype, total: int) -> Work[tuple[list[Layer
         found.append(Layer(weight_bytes=(4 + 3 * MLP) * width * width * element, seconds=layer))
         overheads.append(max(few - DEPTHS[0] * layer, 0.0))
         cache = max((long - many) / DEPTHS[1] / (2 * width * element * (CONTEXTS[1] - CONTEXTS[0])), 0.0)
-    return found, float(np.mean(overheads)), cache
+        if on.is_cpu:  # where work is queued, starting it hides what so little of it takes
+            numbers.append(_number_seconds(models, rate))
+    return found, float(np.mean(overheads)), cache, float(np.mean(numbers or [0.0]))
+
+
+class _Passed(nn.Module):
+    """Stands for a linear layer and takes no time: the same numbers come out, whatever goes in."""
+
+    def __init__(self, on: Device, dtype: torch.dtype, outputs: int) -> None:
+        super().__init__()
+        self.out = pieces.noise(on, dtype, 1, ROWS, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out[:, : x.shape[1]]
+
+
+def _number_seconds(models: Sequence[Model], rate: float) -> float:
+    """What a layer does to further rows besides products, a number of them: both depths read ROWS tokens, and one, without products.
+
+    The models' linear layers are gone afterwards. rate: of products, at which pairs of tokens are counted elsewhere.
+    """
+    clock, config = Clock(models[0].device), models[0].config
+    linears = [part for part in models[0].module.model.layers[0].modules() if isinstance(part, nn.Linear)]
+    passing = sum(part.in_features + part.out_features for part in linears)
+    pairs = 2 * config.num_attention_heads * 2 * config.head_dim * (ROWS * (ROWS + 1) / 2) / rate
+    for model in models:
+        for name, part in list(model.module.named_modules()):
+            if isinstance(part, nn.Linear):
+                model.module.set_submodule(name, _Passed(model.device, model.dtype, part.out_features))
+    spans: dict[tuple[int, int], list[float]] = {}
+    with torch.inference_mode():
+        for _ in range(3 * ROUNDS):
+            for depth, model in zip(DEPTHS, models, strict=True):
+                for rows in (1, ROWS):
+                    ids, decoder = torch.ones(1, rows, dtype=torch.long, device=model.device.torch), Decoder(model, length=rows)
+                    with clock.measure() as span:
+                        decoder.read(ids)
+                    spans.setdefault((depth, rows), []).append(span.seconds)
+    seconds = {case: float(np.quantile(times, pieces.QUIET)) for case, times in spans.items()}
+    one, many = ((seconds[DEPTHS[1], rows] - seconds[DEPTHS[0], rows]) / (DEPTHS[1] - DEPTHS[0]) for rows in (1, ROWS))
+    return max(many - one - pairs, 0.0) / (ROWS - 1) / passing
 
 
 def _decoded(model: Model, context: int) -> tuple[list[float], float]:

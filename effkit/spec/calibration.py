@@ -74,6 +74,8 @@ class Calibration(Noun):
 
     launch_seconds: one small kernel, asked for and done; step_overhead_seconds: a decoding step besides layers and products
     cache_seconds_per_byte: of keys and values, read and lengthened by a token
+    number_seconds: what norms, activations, residuals and positions take of each further row, for each number that goes into or comes
+        out of a linear layer of it
     overlaps: work is queued, so that a step takes the longer of what the host and what the device need
     processor_share: of the processor time that was used on the machine meanwhile, this process's; far below 1, others disturbed it
     """
@@ -92,6 +94,7 @@ class Calibration(Noun):
     layers: tuple[Layer, ...]
     step_overhead_seconds: float
     cache_seconds_per_byte: float
+    number_seconds: float = 0.0
     overlaps: bool = False
     processor_share: float | None = None
     seconds: float = 0.0
@@ -134,6 +137,10 @@ class Calibration(Noun):
         """Seconds of one pass besides its products and cached tokens. weight_bytes: of all its linears."""
         return layers * self.layer_seconds(weight_bytes / max(layers, 1)) + self.step_overhead_seconds
 
+    def further_rows_seconds(self, linears: Iterable[Linear], rows: int) -> float:
+        """Seconds that rows beyond the first take between these layers, which `around_seconds` has for one."""
+        return (rows - 1) * self.number_seconds * sum(each.count * (each.inputs + each.outputs) for each in linears)
+
     def products_seconds(self, linears: Iterable[Linear], rows: int = 1) -> float:
         """Seconds of all these layers with inputs of so many rows, one after another, each read anew."""
         linears = list(linears)
@@ -149,7 +156,7 @@ class Calibration(Noun):
         linears = list(linears)
         products, weights = self.products_seconds(linears, batch), sum(each.bytes * each.count for each in linears)
         cached = cache_bytes * self.cache_seconds_per_byte
-        around = self.around_seconds(layers, weights)
+        around = self.around_seconds(layers, weights) + self.further_rows_seconds(linears, batch)
         return {"weights": products, "cache": cached, "layers": max(around - products - cached, 0.0) if self.overlaps else around}
 
     def step_seconds(self, linears: Iterable[Linear], layers: int, cache_bytes: float = 0.0, batch: int = 1) -> float:

@@ -6,9 +6,13 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 import effkit as ek
-from effkit.measure.calibrating import cached_bytes, calibrate, expected_step_seconds, linears_of
+from effkit.hardware.attached import first_token
+from effkit.hardware.configs import architecture
+from effkit.hardware.serving import Setting
+from effkit.measure.calibrating import _number_seconds, _small_llama, cached_bytes, calibrate, expected_step_seconds, linears_of
 from effkit.spec.calibration import Calibration, Copy, Layer, Linear, Product, along
 from effkit.spec.errors import BadInput
 
@@ -57,6 +61,25 @@ def test_a_step_is_its_products_its_layers_and_its_cache():
     queued = synthetic(launch=0, overlaps=True)
     assert queued.step_seconds(linears, 2) == pytest.approx(8 * (1 << 22) / 1e10)
     assert queued.step_seconds([], 2) == pytest.approx(2 * queued.layer_seconds(0) + 5e-4)
+
+
+def test_each_further_row_costs_what_lies_between_the_products():
+    plain, made = synthetic(launch=0), synthetic(launch=0, number_seconds=1e-9)
+    linears = [Linear(format="float32", inputs=1024, outputs=512, bytes=1 << 21, count=8)]
+    assert made.step_seconds(linears, 2) == plain.step_seconds(linears, 2)  # one row: `layers` has it
+    assert made.step_seconds(linears, 2, batch=5) - plain.step_seconds(linears, 2, batch=5) == pytest.approx(4 * 8 * 1536e-9)
+    shape = architecture({"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 512,
+                          "intermediate_size": 512})  # fmt: skip
+    setting = Setting("fp32", prompt=65, new_tokens=4)
+    between = first_token(shape, made, setting) - first_token(shape, plain, setting)
+    assert between == pytest.approx(64 * 3 * (4 * 2 * 256 + 3 * (256 + 512)) * 1e-9)  # not of the head, which sees the last row alone
+
+
+def test_what_further_rows_take_is_measured_with_the_products_gone(here):
+    assert 1e-11 < here.number_seconds < 1e-6
+    models = [_small_llama(ek.device("cpu"), torch.float32, depth, 64) for depth in (2, 4)]
+    assert _number_seconds(models, rate=1e3) == 0.0  # pairs of tokens at such a rate would take longer than all of it
+    assert not [part for model in models for part in model.module.modules() if isinstance(part, nn.Linear)]
 
 
 def test_layers_with_more_weights_take_longer():
