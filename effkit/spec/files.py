@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -84,13 +85,15 @@ def parsed(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def check_text(data: Any, where: str) -> None:
-    """Raise BadInput for what could be read but not written again: half a surrogate pair, nesting without end."""
+def check_writable(data: Any, where: str) -> None:
+    """Raise BadInput for what could be read but not written again: half a surrogate pair, a number that is none, nesting without end."""
     level, depth = [data], 0
     while level:
         for value in level:
             if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise BadInput(f"{where} holds the text {value[:80]!r}", "Allowed: text that UTF-8 can hold")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BadInput(f"{where} holds the number {value}", "Allowed: finite numbers")
         holders = [value for value in level if isinstance(value, dict | list | tuple)]
         level = [inner for held in holders for inner in ([*held, *held.values()] if isinstance(held, dict) else held)]
         depth += 1

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from .errors import BadInput, choice
-from .files import check_text, parsed
+from .files import check_writable, parsed
 from .intervals import Noun
 
 VERSION = 1
@@ -335,7 +335,7 @@ def step_of(kind: type[S], **fields: Any) -> S:
 
 def validated(noun: type, data: Any, where: str) -> Any:
     """Build `noun` from plain data; a mistake becomes one BadInput naming field, value and what is allowed."""
-    check_text(data, where)
+    check_writable(data, where)
     if noun is Recipe and isinstance(data, dict):
         steps = data.get("steps")
         for i, step in enumerate(steps if isinstance(steps, list | tuple) else ()):
