@@ -13,6 +13,7 @@ import traitlets as t
 
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.frontier import BLOCKS, FIGURES, QUALITY, Frontier, contenders, figure_of, tied
+from effkit.spec.places import last_part
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
 
@@ -50,7 +51,7 @@ def fields(recipe: Recipe) -> dict[str, Any]:
             if name == "bits" and step.module_bits:  # type: ignore[union-attr]
                 value = "mixed"
             if value is not None:
-                found[name] = len(value) if isinstance(value, tuple) else value
+                found[name] = len(value) if isinstance(value, tuple) else last_part(value) if name == "calibration" else value
     return found
 
 

@@ -16,6 +16,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from effkit.spec.sharing import without_folders
+
 # CSI and OSC sequences, and the two-character ones (ECMA-48)
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
 BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -29,21 +31,17 @@ def visible(text: str) -> str:
     return BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
-def cleaned(data: Any, called: Mapping[str, str] | None = None) -> Any:
-    """`data` as JSON holds it, every text in it made `visible`, bytes as {"$bytes": base64}, infinities as None.
-
-    called: what is called otherwise on the page, such as folders of the author's machine by their last name
-    """
+def cleaned(data: Any) -> Any:
+    """`data` as JSON holds it, every text in it made `visible` and rid of the author's folders, bytes as {"$bytes": base64},
+    infinities as None."""
     if isinstance(data, str):
-        for name, instead in (called or {}).items():
-            data = data.replace(name, instead)
-        return visible(data)
+        return visible(without_folders(data))
     if isinstance(data, bytes | bytearray | memoryview):
         return {BYTES: base64.b64encode(bytes(data)).decode()}
     if isinstance(data, Mapping):
-        return {visible(str(key)): cleaned(value, called) for key, value in data.items()}
+        return {visible(str(key)): cleaned(value) for key, value in data.items()}
     if isinstance(data, list | tuple | set):
-        return [cleaned(value, called) for value in data]
+        return [cleaned(value) for value in data]
     if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
         return None
     return data
