@@ -157,7 +157,7 @@ class FrontierExplorer(FrontierCard, LiveCard):
             "id": key, "name": name or label, "kind": recipe.kind() if recipe else "combined", "recipe": label,
             "fields": fields(recipe) if recipe else {}, "figures": {}, "device": "", "date": "", "simulated": False, "slower": "",
         }  # fmt: skip
-        drawn = {**(point(record) if record is not None else bare), "id": key, "n": -len(self._lost) - 1, "ties": {}}
+        drawn = {**(point(record) if record is not None else bare), "id": key, "n": -len(self._lost) - 1, "ties": None}
         drawn |= {"state": "stopped" if stopped else "failed", "reason": reason}
         recipe = recipe and _shared(recipe)
         self._told[key] = {"steps": _steps(recipe) if recipe else []}
