@@ -18,9 +18,9 @@ from typing import Any
 
 from effkit.spec.errors import BadInput, Unavailable, bytes_text
 from effkit.spec.sharing import without_folders
+from effkit.spec.visible import ANSI, visible
 
 from .parts import Cards, Shown
-from .safe import ANSI, visible
 
 STATE, VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
 LIMIT = 200_000_000  # bytes of a notebook

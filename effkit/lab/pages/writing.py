@@ -25,11 +25,12 @@ from effkit.spec.receipt import receipt_of
 from effkit.spec.recipe import validated
 from effkit.spec.record import Record
 from effkit.spec.sharing import without_folders
+from effkit.spec.visible import visible
 
 from ..crate import UNSTATED
 from .citations import citations_of
 from .parts import Cards, Shown, Story
-from .safe import cleaned, packed, policy, visible
+from .safe import cleaned, packed, policy
 
 HERE = Path(__file__).parent
 RECORDS = re.compile(r'<script type="application/octet-stream" id="ek-records">([A-Za-z0-9+/=]*)</script>')

@@ -17,10 +17,11 @@ import effkit as ek
 from effkit.lab.exchange import read_records
 from effkit.lab.pages import parts
 from effkit.lab.pages.parts import Grid, Shown, Story, Table, all_cards
-from effkit.lab.pages.safe import cleaned, packed, policy, visible
+from effkit.lab.pages.safe import cleaned, packed, policy
 from effkit.spec.errors import BadInput, Unavailable
 from effkit.spec.exploration import Exploration, Trial
 from effkit.spec.sharing import shareable
+from effkit.spec.visible import visible
 from effkit_widgets._base import STATIC
 
 from .records import family, record
