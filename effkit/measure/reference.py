@@ -67,6 +67,11 @@ class Shelf:
         """Whether something lies under `name`; only `load` knows whether it is whole."""
         return self._path(name).exists()
 
+    @property
+    def bytes(self) -> int:
+        """What lies under this key."""
+        return _size(self.folder)
+
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
         """Keep these CPU tensors; False (and the reason in `trouble`) where that is not possible."""
         if self.trouble:

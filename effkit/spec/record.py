@@ -217,6 +217,7 @@ class Fingerprint(Noun):
     steps:   hash of the recipe's steps; seed: the recipe's
     weights: SHA-256 over names, types, shapes and bytes of the measured model's tensors
     device, dtype: what it computed on and in
+    texts:   SHA-256 of each text that the steps read, by the name that the recipe has for it
     """
 
     steps: str
@@ -224,6 +225,7 @@ class Fingerprint(Noun):
     weights: str
     device: str | None = None
     dtype: str | None = None
+    texts: dict[str, str] = Field(default_factory=dict)
 
 
 class Record(Noun):

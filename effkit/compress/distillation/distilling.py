@@ -92,8 +92,9 @@ def apply_distill(
     *,
     labels: Sequence[int | None] | None = None,
     prompts: Sequence[str] = (),
+    shared: bool = False,
 ) -> Work[Model]:
-    """`distill` for a validated step. `text` None takes the step's own."""
+    """`distill` for a validated step. `text` None takes the step's own. shared: what the teachers compute is kept for other students."""
     _check(teachers, student, step, labels)
     plan = plan_distill(student, step)
     given = step.text if text is None else text
@@ -103,7 +104,7 @@ def apply_distill(
         material = texts_for(given, labels, int(student.config.num_labels))
     with guard(student.device, "copying the student"):
         trainee = student.to(dtype=torch.float32)
-    training = Training.begin(teachers, trainee, step, material, seed)
+    training = Training.begin(teachers, trainee, step, material, seed, shared)
     try:
         if resume is not None:
             training.restore_(resume)

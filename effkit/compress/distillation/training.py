@@ -60,7 +60,9 @@ class Training:
     _held: list[tuple[Batch, Tensor]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int) -> Training:
+    def begin(
+        cls, teachers: Sequence[Model], student: Model, step: Distill, material: Material, seed: int, shared: bool = False
+    ) -> Training:
         parameters = trained_parameters(student, step.train)
         student.module.requires_grad_(False)
         transfer = Transfer(teachers[0], student, step.layer_map, seed) if step.hidden or step.attention else None
@@ -68,7 +70,7 @@ class Training:
             parameters |= {f"transfer.{name}": p for name, p in transfer.maps.named_parameters()}
         weights = Weights(parameters, student.device, step.autocast, betas=(0.9, 0.98))
         forward = RoundedForward(student, step.quantize) if step.quantize else None
-        kept = Teachers(teachers, student, step.window, step.top_k)
+        kept = Teachers(teachers, student, step.window, step.top_k, shared)
         return cls(kept, student, step, material, seed, weights, transfer, forward, crew(student.device))
 
     @cached_property
