@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -140,3 +141,18 @@ def free_bytes(path: Path) -> int:
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def upgrade(data: dict[str, Any], version: int, what: str) -> dict[str, Any]:
+    """Bring plain data of an older version up to `version`. A newer one is refused with what to do."""
+    given = data.get("version", version)
+    if not isinstance(given, int) or given < 1:
+        raise BadInput(f"the version of this {what} is {given!r}", f"Allowed: 1 to {version}")
+    if given > version:
+        raise BadInput(f"the version of this {what} is {given}", f"This effkit reads versions 1 to {version}", "Update effkit to read it")
+    return {**data, "version": version}
+
+
+def content_hash(data: Any) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of `data`."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
