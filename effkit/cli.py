@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--record", metavar="ID", help="which of the records in the file: an id or its beginning, or a name")
     again.add_argument("--model", help="where the base lies (default: where the record says it came from)")
     again.add_argument("--text", metavar="FILE", help="text to measure on (default: what the record names)")
+    again.add_argument("--data", action="append", default=[], metavar="PATH", help="a text that the recipe read, or a folder with them")
     again.add_argument("--device", help="cpu, cuda, npu, ... (default: of the record's kind where there is one)")
     again.add_argument("--seed", type=int, help="another seed than the record's")
     again.add_argument("--no-speed", action="store_true", help="compare quality and bytes only")
@@ -156,7 +157,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     with _stoppable():
         from effkit.lab.replay import replay
 
-        given = {"model": arguments.model, "on": arguments.text and Path(arguments.text), "seed": arguments.seed}
+        given = {"model": arguments.model, "on": arguments.text and Path(arguments.text), "seed": arguments.seed, "data": arguments.data}
         what = arguments.file if arguments.record is None else _one(arguments.file, arguments.record)
         done = _driven(replay.work(what, **given, device=arguments.device, speed=not arguments.no_speed))
     print(done.table(), file=sys.stderr)
@@ -340,8 +341,10 @@ class _Out:
             finish(compress.work(base, recipe, resume=snapshot))
 
     def finish(self, record: Record) -> None:
+        from effkit.models.saving import share_
         from effkit.models.stamp import stamp_
 
+        share_(self.model)
         stamp_(self.model, record)
         write_text(self.record, record.to_json() + "\n")
         shutil.rmtree(self.run, ignore_errors=True)

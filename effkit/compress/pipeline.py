@@ -55,12 +55,14 @@ def refuse(model: Model, recipe: Recipe, text: Any = None) -> None:
             )
 
 
-def step_work(base: Model, current: Model, step: Step, text: Any, seed: int, resume: Snapshot | None = None) -> Work[Model]:
-    """One step of a recipe, done to `current`, which the steps before it made of `base`."""
+def step_work(
+    base: Model, current: Model, step: Step, text: Any, seed: int, resume: Snapshot | None = None, shared: bool = False
+) -> Work[Model]:
+    """One step of a recipe, done to `current`, which the steps before it made of `base`. shared: what teachers compute is kept."""
     if isinstance(step, Quantize):
-        return apply_quantize(current, step, None if step.calibration else text, seed, resume)
+        return apply_quantize(current, step, None if step.calibration else text, seed, resume, shared)
     if isinstance(step, Distill):
-        return apply_distill((base,), current, step, None if step.text else text, seed, resume)
+        return apply_distill((base,), current, step, None if step.text else text, seed, resume, shared=shared)
     if isinstance(step, Student):
         return apply_student(current, step, None if step.text else text, seed)
     return apply_prune(current, step, None if step.text else text, seed)

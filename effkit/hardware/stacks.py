@@ -67,8 +67,13 @@ class StackComparison(Noun):
     right: StackSide
     ratios: dict[str, Estimate]
 
+    @property
+    def speed(self) -> str:
+        """What is found of the speed, in a sentence; no price changes it."""
+        return _speed(self)
+
     def __str__(self) -> str:
-        return f"{_speed(self)} {_cost(self)}"
+        return f"{self.speed} {_cost(self)}"
 
     __repr__ = __str__
 
@@ -164,7 +169,7 @@ def _side(
     if projected is not None:
         paid = price(projected, per_hour, utilisation=busy)
         if paid.per_hour is None:
-            why.append(f"no price of {device.name} is known")
+            why.append(unpriced(device.name))
     if device.memory_bytes is not None and needed > device.memory_bytes:
         why.append(f"{count} x {device.name} cannot hold it")
     return StackSide(
@@ -191,6 +196,11 @@ def _even(paid: StackSide, other: StackSide, busy: float) -> StackSide:
         return other
     even = break_even_price(paid.projection, other.projection, paid.price.per_hour, utilisation=busy)
     return other.model_copy(update={"break_even": even})
+
+
+def unpriced(device: str) -> str:
+    """Why no price of a query is there."""
+    return f"no price of {device} is known"
 
 
 def _name(side: StackSide) -> str:

@@ -6,6 +6,7 @@ A recipe is a path: recipes that begin alike share what they begin with. Kept be
 - the rounded layers of a quantize step, for recipes that differ in the embedding's bits or in tuning only (both of these on disk
   too where they took long, for other workers and for going on after a kill),
 - sensitivities, one for each model, group size and form, for budgets in bytes,
+- what the base computes of the text that its students are trained on (`effkit.compress.states`), whatever the student is,
 - the base's outputs and noise floor on the text (`effkit.measure.reference`), for every evaluation,
 - the speed of every layout: models of the same shapes and storage run the same code, whatever their weights are.
 
@@ -38,9 +39,9 @@ from effkit.models.model import Model
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, OutOfMemory
 from effkit.spec.exploration import Stage
-from effkit.spec.files import atomic_file, free_bytes, writing
+from effkit.spec.files import atomic_file, content_hash, free_bytes, writing
 from effkit.spec.progress import Snapshot, Work
-from effkit.spec.recipe import Distill, Quantize, Recipe, Step, content_hash
+from effkit.spec.recipe import Distill, Quantize, Recipe, Step
 from effkit.spec.record import Profile, Record
 from effkit.spec.space import Draft, byte_budget, key_of, step_at
 
@@ -205,10 +206,11 @@ class Bench:
         return current
 
     def _made_step(self, draft: Draft, at: int, step: Step, current: Model) -> Work[Model]:
-        work, seed = step_work, draft["seed"]
+        seed = draft["seed"]
         if not isinstance(step, Quantize):
             units = step.steps if isinstance(step, Distill) else 1
-            return (yield from self._clocked(step.step, work(self.base, current, step, self.text, seed), units))
+            work = step_work(self.base, current, step, self.text, seed, shared=True)
+            return (yield from self._clocked(step.step, work, units))
         key = rounding_key(draft, at, step)
         rounded = self._rounded(key)
         resume = None if rounded is None else Snapshot({n: t.clone() for n, t in rounded.tensors.items()}, rounded.state)
@@ -217,7 +219,7 @@ class Bench:
 
     def _rounding(self, key: str, step: Quantize, current: Model, seed: int, resume: Snapshot | None) -> Work[Model]:
         """Quantize, and keep the rounded layers as they are before any tuning."""
-        work = step_work(self.base, current, step, self.text, seed, resume)
+        work = step_work(self.base, current, step, self.text, seed, resume, shared=True)
         layers, begun = layer_list(current)[0] + ".", time.perf_counter()
         while True:
             try:

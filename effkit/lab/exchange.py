@@ -17,6 +17,7 @@ from effkit.spec.exploration import Exploration
 from effkit.spec.files import parsed, write_text
 from effkit.spec.recipe import validated
 from effkit.spec.record import Record
+from effkit.spec.sharing import shareable
 
 from .crate import read_crate, write_crate
 from .pages.writing import read_page
@@ -65,13 +66,16 @@ def read_exploration(path: str | Path) -> Exploration | None:
     return validated(Exploration, data, file.name) if isinstance(data, dict) and "trials" in data else None
 
 
-def write_records(records: Record | Iterable[Record], path: str | Path, licence: str | None = None) -> Path:
+def write_records(records: Record | Iterable[Record], path: str | Path, licence: str | None = None, *, folders: bool = False) -> Path:
     """Write records to `path`, whole or not at all: an RO-Crate where it ends in .zip, else JSON (a list unless it is one Record).
 
     licence: under which the records are shared, for the crate
+    folders: keep where the base and the texts lay on this machine, for a copy of your own; else others get names and hashes, and
+             say where things lie there: replay(record, model=..., on=...)
     """
     path = Path(os.path.expanduser(path))
     several = (records,) if isinstance(records, Record) else tuple(records)
+    several = several if folders else tuple(shareable(record) for record in several)
     if path.suffix.lower() == ".zip":
         return write_crate(several, path, licence)
     if path.suffix.lower() != ".json":

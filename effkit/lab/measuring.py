@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from effkit.hardware.environment import environment
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
 from effkit.models.checks import weights_hash
+from effkit.models.datasets import read_text
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, CannotWrite
 from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Work, long_work
+from effkit.spec.recipe import Recipe
 from effkit.spec.record import Cost, Fingerprint, Profile, Quality, Record
+from effkit.spec.sharing import texts_of
 
 from .store import Store
 
@@ -84,8 +88,18 @@ def recorded(
             weights=weights_hash(model.module),
             device=repr(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
+            texts=texts_read(model.recipe),
         ),
     )
+
+
+def texts_read(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of each text that the steps read, by its name; one that is gone meanwhile is left out."""
+    found = {}
+    for name in texts_of(recipe):
+        with contextlib.suppress(BadInput):
+            found[name] = read_text(name).hash
+    return found
 
 
 def cost_of(model: Model, base: Model | None = None, profile: Profile | None = None) -> Cost:

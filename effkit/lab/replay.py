@@ -17,12 +17,15 @@ from effkit.hardware.device import devices
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
 from effkit.measure.material import material_for
+from effkit.models.datasets import SUFFIXES, read_text
 from effkit.models.loading import load
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, Unavailable
+from effkit.spec.places import short_name
 from effkit.spec.progress import Work, long_work
 from effkit.spec.record import Profile, Quality, Record
 from effkit.spec.replay import Replay, compared
+from effkit.spec.sharing import renamed, texts_of
 
 from .exchange import read_records
 from .measuring import recorded
@@ -37,6 +40,7 @@ def replay(
     on: str | Path | Sequence[str] | None = None,
     *,
     text: Any = None,
+    data: str | Path | Sequence[str | Path] = (),
     seed: int | None = None,
     device: str | None = None,
     speed: bool = True,
@@ -48,6 +52,8 @@ def replay(
     on:     the text it was measured on; None: the default text, or the file that the record names. A text that was given as a
             string is not in the record
     text:   for steps of the recipe that read text which they do not name
+    data:   files that the recipe or the measurement read, or folders with them: what a record that was shared says of neither is
+            where it lies. A text is known by its hash, where the record has none by its name
     seed:   another seed than the record's, to see what hangs on it
     device: None: of the record's kind where one is attached, else the best there is
     speed:  measure speed again too
@@ -58,14 +64,17 @@ def replay(
     base = yield from _base(record, model, device)
     if base.recipe.steps:
         raise BadInput(f"the model was already made by {base.recipe.label()!r}", "Allowed: the base that the record began with")
-    text_measured = _text(record, on)
+    here = _candidates(data, on)
+    text_measured = _text(record, on, here)
     if record.quality is not None:  # found before minutes are spent on the recipe
         material_for(base, base, text_measured, record.quality.window, record.quality.windows)
-    recipe = record.recipe if seed is None else record.recipe.model_copy(update={"seed": seed})
+    places = {name: _place(record, name, here) for name in texts_of(record.recipe)}
+    recipe = renamed(record.recipe, places)
+    recipe = recipe if seed is None else recipe.model_copy(update={"seed": seed})
     made = (yield from compress.work(base, recipe, text)) if recipe.steps else base
     quality = None if record.quality is None else (yield from _quality(record.quality, made, base, text_measured))
     timed = None if record.profile is None or not speed else (yield from _profile(record.profile, made, base))
-    again = recorded(made, base, quality, timed, name=record.name)
+    again = renamed(recorded(made, base, quality, timed, name=record.name), {place: name for name, place in places.items()})
     return compared(record, again, speed=speed)
 
 
@@ -104,15 +113,42 @@ def _revision(source: str, revision: str | None) -> str | None:
     return None if Path(source).expanduser().exists() else revision
 
 
-def _text(record: Record, on: Any) -> Any:
+def _candidates(data: str | Path | Sequence[str | Path], on: Any) -> dict[Path, str]:
+    """The text files that were given, with the hash of what each holds. BadInput where one is not there."""
+    found: dict[Path, str] = {}
+    for place in [data] if isinstance(data, str | Path) else data:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            found |= {file: "" for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES and file.is_file()}
+        else:
+            found[path] = read_text(path).hash
+    found |= {on: ""} if isinstance(on, Path) else {}
+    return {path: hash or read_text(path).hash for path, hash in found.items()}
+
+
+def _place(record: Record, name: str, here: dict[Path, str]) -> str:
+    """Where the text lies that the recipe calls `name`. Another one of that name is taken where there is no better: its hash shows."""
+    hash = record.fingerprint.texts.get(name) if record.fingerprint is not None else None
+    given = [path for path, own in here.items() if own == hash] or [path for path in here if path.name == short_name(name)]
+    if given or Path(name).expanduser().is_file():
+        return str(given[0]) if given else name
+    raise BadInput(
+        f"the text {short_name(name)!r}, which the recipe of {record.name!r} reads, is not here",
+        f"Allowed: {f'the text whose hash is {hash[:16]}...' if hash else 'a text file of that name'}",
+        "Say where it lies: replay(record, data=...), or effkit replay FILE --data FILE",
+    )
+
+
+def _text(record: Record, on: Any, here: dict[Path, str]) -> Any:
     """The text to measure on. A file that is gone or changed shows by its hash."""
     if on is not None or record.quality is None:
         return on
     source = record.quality.text_source
     if not source or source.startswith(DEFAULT_TEXT):
         return None
-    if Path(source).is_file():
-        return Path(source)
+    given = next((path for path in here if path.name == short_name(source)), Path(source).expanduser())
+    if given.is_file():
+        return given
     raise BadInput(
         f"the text of {record.name!r} is not here ({source})",
         f"Allowed: the text whose hash is {record.quality.text[:16]}...",

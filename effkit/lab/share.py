@@ -23,9 +23,10 @@ from effkit.spec.errors import BadInput, EffkitError, bytes_text
 from effkit.spec.exploration import Exploration
 from effkit.spec.files import write_text
 from effkit.spec.record import Record
+from effkit.spec.sharing import shareable, without_folders
 
 from .exchange import read_exploration, read_records
-from .pages.notebook import body_of, has_code, read_notebook, repaired, title_of, without_heading
+from .pages.notebook import body_of, has_code, placeless, read_notebook, repaired, title_of, without_heading
 from .pages.parts import Material, Shown, all_cards
 from .pages.writing import Words, page, place
 
@@ -81,15 +82,18 @@ def share(
         raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
     drawn = all_cards()
     held = _records(records) if notebook is not None else _records(what)
-    material = Material(held, path.name, _described(model, held), _sensitivity(sensitivity), tuple(cards), _exploration(what))
+    described, found, search = _described(model, held), _sensitivity(sensitivity), _exploration(what)
+    held = tuple(shareable(record) for record in held)
+    material = Material(held, path.name, described, found and shareable(found), tuple(cards), search and shareable(search))
     inside: list[Shown] = []
-    body = ""
+    body, told = "", []
     if notebook is None:
         story = drawn.story(material)
         if not held and not story.cards:
             raise BadInput("there is nothing to show", ALLOWED)
     else:
         story = drawn.story(replace(material, records=()))
+        told = placeless(read_notebook(notebook))[1]
         body, inside = body_of(read_notebook(notebook), drawn, place, len(story.cards))
         if title is None:
             body = without_heading(body)  # it is the page's title
@@ -103,11 +107,13 @@ def share(
     text = page(words, story, held, drawn, path.name, body, inside, code)
     write_text(path, text)
     names = tuple(card.widget for card in (*story.cards, *inside))
-    return Shared(path, len(text.encode()), names, len(held), tuple(story.missing))
+    return Shared(path, len(text.encode()), names, len(held), (*map(without_folders, story.missing), *told))
 
 
 def _copy(notebook: Path, path: Path) -> Shared:
     made, said = repaired(read_notebook(notebook))
+    made, named = placeless(made)
+    said += named
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     write_text(path, text)
     return Shared(path, len(text.encode()), notes=tuple(said))

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from effkit.models.checks import raw_bytes
 from effkit.spec.errors import BadInput, bytes_text
-from effkit.spec.files import free_bytes
+from effkit.spec.files import content_hash, free_bytes
 from effkit.spec.places import cache_folder
-from effkit.spec.recipe import content_hash
 
 LAYOUT = 1
 LIMIT = 4_000_000_000
@@ -66,6 +65,11 @@ class Shelf:
     def has(self, name: str) -> bool:
         """Whether something lies under `name`; only `load` knows whether it is whole."""
         return self._path(name).exists()
+
+    @property
+    def bytes(self) -> int:
+        """What lies under this key."""
+        return _size(self.folder)
 
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
         """Keep these CPU tensors; False (and the reason in `trouble`) where that is not possible."""

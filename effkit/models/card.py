@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html as markup
 from typing import TYPE_CHECKING
 
 from effkit.spec.errors import bytes_text
 from effkit.spec.intervals import three
+from effkit.spec.visible import escaped
 
 if TYPE_CHECKING:
     from .model import Model
@@ -54,13 +54,12 @@ def html(model: Model) -> str:
 
 
 def table(title: str, rows: list[tuple[str, str]]) -> str:
-    """A card of terms and values under a title, with everything escaped."""
+    """A card of terms and values under a title, with everything escaped, and what would turn a line around shown."""
     body = "".join(
-        f'<tr style="background:none"><th scope="row" style="{TERM}">{markup.escape(term)}</th>'
-        f'<td style="{VALUE}">{markup.escape(value)}</td></tr>'
+        f'<tr style="background:none"><th scope="row" style="{TERM}">{escaped(term)}</th><td style="{VALUE}">{escaped(value)}</td></tr>'
         for term, value in rows
     )
-    head = f'<div style="font-weight:600;margin-bottom:6px;overflow-wrap:anywhere">{markup.escape(title)}</div>'
+    head = f'<div style="font-weight:600;margin-bottom:6px;overflow-wrap:anywhere">{escaped(title)}</div>'
     return (
         f'<div class="effkit-card" style="{STYLE}">{head}<table style="border-collapse:collapse;border:none;margin:0">{body}</table></div>'
     )

@@ -17,10 +17,11 @@ from torch import nn
 
 from effkit import __version__
 from effkit.spec.errors import BadInput, CannotWrite
-from effkit.spec.files import atomic_folder, parsed
+from effkit.spec.files import atomic_folder, parsed, upgrade, write_text
 from effkit.spec.plan import Plan
-from effkit.spec.recipe import Recipe, upgrade, validated
+from effkit.spec.recipe import Recipe, validated
 from effkit.spec.record import Checkpoint
+from effkit.spec.sharing import shareable
 
 from .building import BUILDING
 from .checks import owners
@@ -84,6 +85,15 @@ def manifest(model: Model, owner: dict[str, str]) -> dict[str, Any]:
         "modules": replaced,
         "ties": {name: first for name, first in owner.items() if name != first},
     }
+
+
+def share_(folder: Path) -> None:
+    """Take out of effkit.json where the base and the texts lay on this machine, so that the folder can be handed on."""
+    data = read_manifest(folder)
+    shared = {"checkpoint": data["checkpoint"], "recipe": data["recipe"]}
+    told = {name: shareable(noun).model_dump(mode="json") for name, noun in shared.items()}
+    plans = [shareable(plan).model_dump(mode="json") for plan in data["plans"]]
+    write_text(folder / MANIFEST, json.dumps({**data, **told, "plans": plans}, indent=2))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

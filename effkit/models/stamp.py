@@ -17,6 +17,7 @@ from typing import Any
 from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.files import atomic_file, parsed
 from effkit.spec.record import Record
+from effkit.spec.sharing import shareable
 
 KEY = "effkit.record"
 HEADER_LIMIT = 100_000_000  # the format's own
@@ -34,11 +35,12 @@ def read_record(path: str | Path) -> Record:
 
 
 def stamp_(path: str | Path, record: Record) -> Path:
-    """Write `record` into the safetensors file at `path`, in place of an earlier one. The weights keep every bit; whole or not at all."""
+    """Write `record` into the safetensors file at `path`, in place of an earlier one, without the folders of this
+    machine (spec/sharing.py). The weights keep every bit; whole or not at all."""
     path = _file(path)
     header, start = _header(path)
     kept = header.get("__metadata__")
-    metadata = {**(kept if isinstance(kept, dict) else {}), KEY: record.model_dump_json()}
+    metadata = {**(kept if isinstance(kept, dict) else {}), KEY: shareable(record).model_dump_json()}
     text = json.dumps({"__metadata__": metadata, **{name: v for name, v in header.items() if name != "__metadata__"}}).encode()
     text += b" " * (-len(text) % ALIGN)
     if len(text) > HEADER_LIMIT:

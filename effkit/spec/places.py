@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def shipped_file(name: str) -> Path:
     )
 
 
+def is_local(source: str) -> bool:
+    """Whether a model's or text's source is a place on somebody's machine, of whatever system, and not a name that others know."""
+    return source.startswith(("/", "./", "../", "~", "\\\\")) or bool(re.match(r"[A-Za-z]:[\\/]", source))
+
+
 def short_name(source: str) -> str:
     """A model's or text's name for people: a local folder or file by its own name, for where it lay is nobody's business."""
-    return Path(source).name if Path(source).is_absolute() or source.startswith(("./", "../", "~")) else source
+    return last_part(source) if is_local(source) else source
+
+
+def last_part(path: str) -> str:
+    """The file's or folder's own name, of whatever system the path is."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

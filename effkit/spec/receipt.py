@@ -8,11 +8,11 @@ reproducibility checklist asks for (Pineau et al. 2021, JMLR 22:164).
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from .intervals import Noun
-from .places import short_name
+from .places import is_local, short_name
 from .record import Record
+from .sharing import shareable, texts_of
 
 FILE = "record.json"
 UNNAMED = "not in the record"
@@ -51,6 +51,7 @@ class Receipt(Noun):
 
 def receipt_of(record: Record, file: str = FILE) -> Receipt:
     """The receipt of `record`; `file` is what its reader calls the file that holds it."""
+    record = shareable(record)  # a receipt is copied into reports
     device, dtype = _where(record)
     quality, made = record.quality, record.fingerprint
     groups = [("Base model", _checkpoint(record)), ("Recipe", _recipe(record)), ("Text", _text(record)), ("Speed", _speed(record))]
@@ -110,6 +111,7 @@ def _recipe(record: Record) -> Rows:
         ("steps", record.recipe.label()), ("seed", record.recipe.seed), ("hash", record.recipe.hash()),
         ("as JSON", _short_json(record) if record.recipe.steps else None),
         ("weights, SHA-256", made.weights if made else UNNAMED),
+        *((f"{short_name(name)}, SHA-256", hash) for name, hash in (made.texts if made else {}).items()),
     )  # fmt: skip
 
 
@@ -158,13 +160,16 @@ def _versions(record: Record) -> Rows:
 def _missing(record: Record) -> list[str]:
     """What `ek.replay` cannot find out by itself."""
     told = []
-    source = record.checkpoint.source
-    if Path(source).is_absolute():
+    source, quality = record.checkpoint.source, record.quality
+    if is_local(source):
         told.append(f"the base {short_name(source)!r}, which lay in a folder of its author: --model FOLDER")
-    if record.quality is not None and not record.quality.text_source:
+    if quality is not None and (quality.text_source in ("", "a string") or quality.text_source.startswith("a list of ")):
         told.append("the text it was measured on, which was given as a string: --text FILE")
-    elif record.quality is not None and Path(record.quality.text_source).is_absolute():
-        told.append(f"the text {short_name(record.quality.text_source)!r}, a file of its author: --text FILE")
+    elif quality is not None and is_local(quality.text_source):
+        told.append(f"the text {short_name(quality.text_source)!r}, a file of its author: --text FILE")
+    told += [
+        f"the text {short_name(name)!r}, which the recipe reads, a file of its author: --data FILE" for name in texts_of(record.recipe)
+    ]
     if record.fingerprint is None:
         told.append("nothing more, but whether the weights come out bit for bit cannot be said: the record is older than that check")
     return told

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from .energy import Energy
+from .files import upgrade
 from .intervals import Estimate, Noun, three
 from .plan import Plan
-from .recipe import Recipe, from_json, upgrade
+from .recipe import Recipe, from_json
 
 if TYPE_CHECKING:
     from .serving import Goodput
@@ -217,6 +218,7 @@ class Fingerprint(Noun):
     steps:   hash of the recipe's steps; seed: the recipe's
     weights: SHA-256 over names, types, shapes and bytes of the measured model's tensors
     device, dtype: what it computed on and in
+    texts:   SHA-256 of each text that the steps read, by the name that the recipe has for it
     """
 
     steps: str
@@ -224,6 +226,7 @@ class Fingerprint(Noun):
     weights: str
     device: str | None = None
     dtype: str | None = None
+    texts: dict[str, str] = Field(default_factory=dict)
 
 
 class Record(Noun):

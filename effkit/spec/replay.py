@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from .frontier import FIGURES, figure_of, not_distinguishable
 from .intervals import Estimate, Noun, ratio
+from .places import short_name
 from .record import Record
 
 Verdict = Literal["same", "within tolerance", "not distinguishable", "different"]
@@ -27,6 +28,7 @@ SPEED = ("first_token_ms", "output_token_ms", "decode", "prefill")
 ROUNDING = {"perplexity": (1e-4, 0.0), "retained": (1e-4, 0.0), "kl": (1e-3, 1e-6), "agreement": (0.0, 1e-3)}
 SPEED_TOLERANCE = 0.1  # share by which a time may be off on the same machine
 MEMORY_TOLERANCE = 0.02  # of an allocator's peak: it hands out blocks
+OF_A_STEP = "the text that a step reads, "
 SHOWN = 3  # reasons of a kind that are told; the others are counted
 
 
@@ -210,7 +212,7 @@ def _reason(name: str, now: Estimate, changes: tuple[Change, ...], weights: bool
 def _can(change: Change, name: str, weights: bool | None) -> bool:
     if change.what == "the text":
         return name in QUALITY
-    if change.kind in ("recipe", "seed"):
+    if change.kind in ("recipe", "seed") or change.what.startswith(OF_A_STEP):
         return weights is not True  # the same weights came out of it all the same
     return True
 
@@ -248,6 +250,9 @@ def changes_between(then: Record, now: Record) -> Iterator[Change]:
             yield _change("recipe", "the hash of the steps", before.steps, after.steps)
         if before.seed != after.seed:
             yield _change("seed", "the seed", before.seed, after.seed)
+        for name, hash in before.texts.items():
+            if after.texts.get(name, hash) != hash:
+                yield _change("data", f"{OF_A_STEP}{short_name(name)}", hash[:16], after.texts[name][:16])
     elif then.recipe.hash() != now.recipe.hash():
         steps = then.recipe.steps_hash() != now.recipe.steps_hash()
         if steps:
@@ -280,7 +285,7 @@ def _change(kind: Kind, what: str, then: Any, now: Any) -> Change:
 
 
 def _text(quality: Any) -> str:
-    return f"{quality.text_source} ({quality.text[:12]})"
+    return f"{short_name(quality.text_source)} ({quality.text[:12]})"
 
 
 def _device(record: Record) -> tuple[Any, ...]:

@@ -83,7 +83,7 @@ def main() -> None:
             model = compress(base, recipe) if recipe.steps else base
             given = {"windows": arguments.windows, "repeats": arguments.repeats, "new_tokens": 16, "store": False}
             record = ek.measure(model, base, folder / "text.txt", **given)
-            path = ek.write_records(record, folder / f"{i}.json")
+            path = ek.write_records(record, folder / f"{i}.json", folders=True)
             _, last = replayed(path, *more)
             own = {name: figure["verdict"] for name, figure in last["figures"].items()}
             timed = {name for name in own if name in ("first_token_ms", "output_token_ms", "decode", "prefill")}
@@ -96,11 +96,11 @@ def main() -> None:
         packages = {**record.environment["packages"], "torch": "1.0.0"}
         older = record.model_copy(update={"environment": {**record.environment, "packages": packages}})
         changed = {
-            "seed": named(replayed(ek.write_records(seeded, folder / "seed.json"), "--no-speed")[1], "seed"),
-            "version": named(replayed(ek.write_records(older, folder / "version.json"), "--no-speed")[1], "version"),
+            "seed": named(replayed(ek.write_records(seeded, folder / "seed.json", folders=True), "--no-speed")[1], "seed"),
+            "version": named(replayed(ek.write_records(older, folder / "version.json", folders=True), "--no-speed")[1], "version"),
         }
         (folder / "text.txt").write_text(default_text().text.replace("the", "a"), encoding="utf-8")
-        changed["data"] = named(replayed(ek.write_records(record, folder / "data.json"), "--no-speed")[1], "data")
+        changed["data"] = named(replayed(ek.write_records(record, folder / "data.json", folders=True), "--no-speed")[1], "data")
     last_line(
         {
             "model": arguments.model,

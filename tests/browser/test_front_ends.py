@@ -10,7 +10,13 @@ import sys
 import sysconfig
 
 import pytest
-from driving import Notebook, live, live_cells, press, state, wait_state
+from driving import ROOT, Notebook, live, live_cells, press, state, wait_state
+
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+
+from widgets.tags import rendered
+
+import effkit as ek
 
 OLD = "6.31.0"
 ANSWER_MS = 150
@@ -62,6 +68,24 @@ def runs_answers_and_cancels(notebook, version: str) -> None:
 
 def test_notebook_7_with_the_installed_ipykernel(open_notebook):
     runs_answers_and_cancels(open_notebook("front-notebook", live_cells("QuantizeLab"), front="notebooks"), "7.")
+
+
+def test_a_notebook_saved_with_its_widgets_opens_on_github(open_notebook, server, tmp_path):
+    """Saved by JupyterLab with "Save Widget State Automatically"; then put right by ek.share, which finds nothing to put right."""
+    notebook = open_notebook("front-saved", live_cells("QuantizeLab"))
+    notebook.run_all(timeout=120)
+    assert state(notebook.card("QuantizeLab")) == "idle"
+    notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")  # the entry of the menu Settings
+    notebook.page.wait_for_timeout(1000)
+    notebook.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
+    path = server.folder / "front-saved.ipynb"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert rendered(saved) == 1
+    done = ek.share(path, tmp_path / "copy.ipynb")
+    assert rendered(json.loads(done.path.read_text(encoding="utf-8"))) == 1
+    assert not [note for note in done.notes if "state" in note]
+    page = ek.share(path, tmp_path / "page.html")
+    assert page.cards == ("QuantizeLab",)
 
 
 @pytest.mark.parametrize("front", ["lab/tree", "notebooks"])

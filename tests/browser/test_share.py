@@ -160,8 +160,26 @@ def test_sliders_look_up_what_was_projected_beforehand(chrome, shared):
     stacks.locator("[name='right']").select_option("a100-sxm-80gb")
     opened.page.wait_for_timeout(400)
     assert stacks.locator(".ek-verdict").inner_text() == StackCompare(shape, right="a100-sxm-80gb", format="4-bit", name="toy").verdict
-    assert stacks.locator("[name='left_price']").is_disabled(), "no price was computed beforehand"
-    assert "computed beforehand" in stacks.locator(".ek-state").inner_text()
+    assert "computed beforehand, for any price" in stacks.locator(".ek-state").inner_text()
+    stacks.locator("[name='left_price']").fill("3.5")
+    stacks.locator("[name='right_price']").fill("0.8")
+    stacks.locator("[name='utilisation']").fill("40")
+    opened.page.wait_for_timeout(400)
+    given = {"left_price": 3.5, "right_price": 0.8, "utilisation": 0.4}
+    live = StackCompare(shape, right="a100-sxm-80gb", format="4-bit", name="toy", **given)
+    assert stacks.locator(".ek-verdict").inner_text() == live.verdict
+    even = stacks.locator("[data-row='even'] td[data-side='right']").inner_text()
+    assert even.split()[0] == f"${live.comparison.right.break_even.value:.3g}"
+    assert "given" in stacks.locator(".ek-notes").inner_text()
+    stacks.locator("[name='right']").select_option("ascend-910b2")  # it has no list price: the break-even price is what is left to ask
+    opened.page.wait_for_timeout(400)
+    assert "No price of ascend-910b2 is known" in stacks.locator(".ek-verdict").inner_text()
+    assert "no price of ascend-910b2 is known" in stacks.locator(".ek-notes").inner_text()
+    stacks.locator("[name='right_price']").fill("1.5")
+    opened.page.wait_for_timeout(400)
+    assert (
+        "of what it costs on" in stacks.locator(".ek-verdict").inner_text() or "cannot tell" in stacks.locator(".ek-verdict").inner_text()
+    )
     opened.quiet()
 
 

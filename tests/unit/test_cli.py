@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import effkit as ek
 from effkit.cli import main, tensor_bytes
 from effkit.spec.record import Record
+from effkit.spec.sharing import shareable
 
 QUICK = ["--device", "cpu", "--window", "64", "--windows", "3", "--prompt", "16", "--new-tokens", "4", "--repeats", "2"]
 RTN = {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4, "group_size": 32}]}
@@ -263,10 +264,16 @@ def test_replay_runs_a_record_again_from_every_form_of_it(here, tmp_path, tiny_l
     code, _, told = run_here(here, tmp_path, out, tiny_llama_folder, text)
     assert code == 0, told
     record = Record.from_json((out / "record.json").read_text())
-    assert ek.read_records(out / "model") == (record,)
+    assert ek.read_records(out / "model") == (shareable(record),)
     ek.write_records(record, tmp_path / "crate.zip")
-    for form in (out, out / "record.json", out / "model" / "model.safetensors", tmp_path / "crate.zip"):
-        code, said, told = here("replay", form, "--no-speed")
+    shared = ("--model", tiny_llama_folder, "--text", text)
+    for form, more in (
+        (out, ()),
+        (out / "record.json", ()),
+        (out / "model" / "model.safetensors", shared),
+        (tmp_path / "crate.zip", shared),
+    ):
+        code, said, told = here("replay", form, "--no-speed", *more)
         assert code == 0, told
         last = json.loads(said.splitlines()[-1])
         assert (last["ok"], last["same_weights"], last["record"], last["changes"]) == (True, True, record.id, [])

@@ -13,6 +13,7 @@ import traitlets as t
 
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.frontier import BLOCKS, FIGURES, QUALITY, Frontier, contenders, figure_of, tied
+from effkit.spec.places import last_part
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
 
@@ -50,7 +51,7 @@ def fields(recipe: Recipe) -> dict[str, Any]:
             if name == "bits" and step.module_bits:  # type: ignore[union-attr]
                 value = "mixed"
             if value is not None:
-                found[name] = len(value) if isinstance(value, tuple) else value
+                found[name] = len(value) if isinstance(value, tuple) else last_part(value) if name == "calibration" else value
     return found
 
 
@@ -77,14 +78,15 @@ def point(record: Record) -> dict[str, Any]:
 
 
 class Drawn:
-    """Records as points, each drawn and compared once however often the list grows.
+    """Records as points, each drawn and each pair compared once however often the list grows.
 
-    A point's `n` is its number here; `ties` are {comparison: [numbers of those that the text cannot tell it from]}.
+    A point's `n` is its number here; `ties` are {comparison: [numbers of those that the text cannot tell it from]}, None where the
+    point was not compared: of many records only those that can be on a front are, with each other, and the card says so.
     """
 
     def __init__(self) -> None:
         self._points: dict[str, tuple[Record, dict[str, Any]]] = {}
-        self._compared: set[str] = set()
+        self._met: dict[str, set[str]] = {}  # with whom each was compared
         self._count = 0
 
     def points(self, records: list[Record]) -> list[dict[str, Any]]:
@@ -94,15 +96,19 @@ class Drawn:
             if held is None or held[0] is not record:
                 self._count += 1
                 self._points[record.id] = (record, {**point(record), "n": self._count, "ties": {}})
-                self._compared.discard(record.id)
-        among = records if len(records) <= TIES_AMONG else contenders(records)
-        known = [r for r in among if r.id in self._compared]
-        for record in among[:TIES_AMONG]:
-            if record.id not in self._compared:
-                self._compare(record, known)
-                known.append(record)
-                self._compared.add(record.id)
-        return [dict(self._points[record.id][1]) for record in records]
+                self._met[record.id] = set()
+                for met in self._met.values():
+                    met.discard(record.id)
+        among = (records if len(records) <= TIES_AMONG else contenders(records))[:TIES_AMONG]
+        for i, record in enumerate(among):
+            met = self._met[record.id]
+            others = [other for other in among[:i] if other.id not in met and record.id not in self._met[other.id]]
+            if others:
+                self._compare(record, others)
+                met.update(other.id for other in others)
+        told = {record.id for record in among}
+        drawn = [self._points[record.id][1] for record in records]
+        return [dict(one) if one["id"] in told else {**one, "ties": None} for one in drawn]
 
     def _compare(self, record: Record, others: list[Record]) -> None:
         own = self._points[record.id][1]

@@ -58,7 +58,7 @@ class ProjectedCard(Card):
         figures = []
         for values in itertools.product(*axes.values()):
             settings = {**self.settings, **dict(zip(axes, values, strict=True))}
-            figures.append(_rounded(self._told(self._checked(settings), settings)))
+            figures.append(_rounded(self._kept(self._told(self._checked(settings), settings))))
         return Grid(axes, figures)
 
     # for subclasses
@@ -72,6 +72,10 @@ class ProjectedCard(Card):
     def _told(self, found: Any, settings: dict[str, Any]) -> dict[str, Any]:
         """What was found for these settings as the page draws it."""
         raise AssertionError(f"{type(self).__name__} says what it tells")
+
+    def _kept(self, told: dict[str, Any]) -> dict[str, Any]:
+        """What a page without a kernel holds of it: all, but what its script finds by itself."""
+        return told
 
     def _checked(self, settings: dict[str, Any]) -> Any:
         for name in self._limited:

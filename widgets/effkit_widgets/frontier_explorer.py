@@ -27,6 +27,7 @@ from effkit.spec.exploration import Exploration, Trial
 from effkit.spec.frontier import FIGURES
 from effkit.spec.recipe import Recipe, from_json, validated
 from effkit.spec.record import Checkpoint, Record
+from effkit.spec.sharing import shareable, texts_of
 
 from ._base import place_of, refuse_unknown, script, short_name, style
 from ._frontier import FIELDS, FRONTIER, FrontierCard, fields, point
@@ -156,8 +157,9 @@ class FrontierExplorer(FrontierCard, LiveCard):
             "id": key, "name": name or label, "kind": recipe.kind() if recipe else "combined", "recipe": label,
             "fields": fields(recipe) if recipe else {}, "figures": {}, "device": "", "date": "", "simulated": False, "slower": "",
         }  # fmt: skip
-        drawn = {**(point(record) if record is not None else bare), "id": key, "n": -len(self._lost) - 1, "ties": {}}
+        drawn = {**(point(record) if record is not None else bare), "id": key, "n": -len(self._lost) - 1, "ties": None}
         drawn |= {"state": "stopped" if stopped else "failed", "reason": reason}
+        recipe = recipe and _shared(recipe)
         self._told[key] = {"steps": _steps(recipe) if recipe else []}
         if recipe is not None and checkpoint is not None:
             self._told[key]["code"] = code_of(recipe, short_name(checkpoint.source), checkpoint.revision)
@@ -196,6 +198,8 @@ class FrontierExplorer(FrontierCard, LiveCard):
         shown = [*(r.id for r in self._records), *(p["id"] for p in self._lost)]
         if set(shown) != set(self.details):
             sources = {short_name(r.checkpoint.source): tilde(r.checkpoint.source) for r in self._records}
+            for recipe in [r.recipe for r in self._records]:
+                sources |= dict(zip(texts_of(_shared(recipe)), map(tilde, texts_of(recipe)), strict=True))
             self.local = {short: full for short, full in sources.items() if short != full}
             self.maps = {"layouts": self._maps.layouts, "maps": list(self._maps.maps)}
             self.details = {id: self._told[id] for id in shown}
@@ -296,14 +300,19 @@ class Maps:
 
 def _detail(record: Record) -> dict[str, Any]:
     """What the card shows of a record beyond its point."""
-    quality = record.quality
+    quality, recipe = record.quality, _shared(record.recipe)
     return {
-        "steps": _steps(record.recipe),
-        "code": code_of(record.recipe, short_name(record.checkpoint.source), record.checkpoint.revision),
+        "steps": _steps(recipe),
+        "code": code_of(recipe, short_name(record.checkpoint.source), record.checkpoint.revision),
         "ledger": dict(record.cost.ledger),
         "base_bytes": record.cost.base_bytes,
         **({"tokens": quality.tokens, "text": short_name(quality.text_source)} if quality else {}),
     }
+
+
+def _shared(recipe: Recipe) -> Recipe:
+    """Without the folders of its texts: they stand in `local`, which no page holds. Most recipes name no text."""
+    return shareable(recipe) if texts_of(recipe) else recipe
 
 
 def _drafted(draft: Mapping[str, Any]) -> Recipe | None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from effkit.hardware.catalogue import accelerator
-from effkit.hardware.stacks import MOST_DEVICES, WIDTHS, StackComparison, StackSide, compare_stacks
+from effkit.hardware.price import break_even_price, price
+from effkit.hardware.stacks import MOST_DEVICES, WIDTHS, StackComparison, StackSide, compare_stacks, unpriced
 from effkit.spec.errors import choice
-from effkit.spec.intervals import Estimate
+from effkit.spec.intervals import Estimate, ratio
 
 from ._base import refuse_unknown, script, style
 from ._projected import BATCHES, COMMON, LIMITS, PROMPTS, ProjectedCard
 
+PRICED = ("cost", "input", "output", "even", "per_hour", "price_source")  # which a page without a kernel finds by stack_prices.js
 OPTIONS = ("batch", "format", "left", "left_price", "name", "new_tokens", "prompt", "right", "right_price", "utilisation")
 
 
@@ -32,7 +34,7 @@ class StackCompare(ProjectedCard):
     Raises BadInput for no model, an unknown device, a number that cannot be, or an unknown option.
     """
 
-    _esm = script("stack_fields", "stack_compare")
+    _esm = script("stack_fields", "stack_prices", "stack_compare")
     _css = style("live", "cost_card", "stack_compare")
     _recorded: ClassVar = {
         "batch": BATCHES[::2],
@@ -78,13 +80,23 @@ class StackCompare(ProjectedCard):
 
     def _told(self, found: StackComparison, settings: dict[str, Any]) -> dict[str, Any]:
         """Every estimate as [value, low, high], None where unknown."""
+        sides = (found.left, found.right)
         return {
-            "left": _side(found.left),
-            "right": _side(found.right),
+            "left": _side(found.left, found.right),
+            "right": _side(found.right, found.left),
+            "speed": found.speed,
+            "cost_ratio": _three(ratio(*(price(side.projection, 1.0).per_1000_queries for side in reversed(sides))))
+            if all(side.projection for side in sides)
+            else None,
             "ratios": {name: _three(e) for name, e in found.ratios.items()},
             "verdict": str(found),
             "settings": settings,
         }
+
+    def _kept(self, told: dict[str, Any]) -> dict[str, Any]:
+        sides = {key: {name: v for name, v in told[key].items() if name not in PRICED} for key in ("left", "right")}
+        ratios = {name: e for name, e in told["ratios"].items() if name != "cost"}
+        return {**{name: v for name, v in told.items() if name != "verdict"}, **sides, "ratios": ratios}
 
     def __repr__(self) -> str:
         shown = self.settings
@@ -95,7 +107,7 @@ def _three(e: Estimate) -> list[float | None]:
     return [e.value, e.low, e.high]
 
 
-def _side(side: StackSide) -> dict[str, Any]:
+def _side(side: StackSide, other: StackSide) -> dict[str, Any]:
     projected, paid = side.projection, side.price
     unknown: list[float | None] = [None, None, None]
     return {
@@ -109,5 +121,20 @@ def _side(side: StackSide) -> dict[str, Any]:
         "per_hour": paid.per_hour if paid else None, "price_source": paid.source if paid else "unknown",
         "even": "never" if side.break_even == "never" else _three(side.break_even),
         "input": _three(paid.per_million_input) if paid else unknown, "output": _three(paid.per_million_output) if paid else unknown,
-        "why": list(side.why),
+        "why": [reason for reason in side.why if reason != unpriced(side.device)], "unpriced": unpriced(side.device),
+        "at_one": _at_one(side, other),
+    }  # fmt: skip
+
+
+def _at_one(side: StackSide, other: StackSide) -> dict[str, Any] | None:
+    """What a query costs at $1 an hour of one always busy device, and the break-even price where one of the other costs that: all that
+    is asked of a price is proportional to it. The list price beside it, for a page without a kernel."""
+    if side.projection is None:
+        return None
+    one, listed = price(side.projection, 1.0), price(side.projection)
+    even = break_even_price(other.projection, side.projection, 1.0) if other.projection else Estimate.unavailable("$/h")
+    assert even != "never"  # power is not charged beside the hour
+    return {
+        "cost": _three(one.per_1000_queries), "input": _three(one.per_million_input), "output": _three(one.per_million_output),
+        "even": _three(even), "list": listed.per_hour, "source": listed.source,
     }  # fmt: skip

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effkit.measure.answers import answers
 from effkit.measure.coding import Coded, encode
 from effkit.measure.reference import fingerprint, key_of
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
+from effkit.spec.progress import Work
 
+from ..states import States
 from .kept import SLOWNESS, Kept, bundled_at, name_of, reaches, summary
 from .material import Batch
 
@@ -35,12 +38,19 @@ class Said:
 
 
 class Teachers:
-    """One teacher or several of equal weight: the average of their probabilities at the temperature."""
+    """One teacher or several of equal weight: the average of their probabilities at the temperature.
 
-    def __init__(self, models: Sequence[Model], student: Model, window: int, top_k: int | None = None) -> None:
+    shared: without top_k too, what they compute of a text is kept for their other students (see compress/states.py)
+    """
+
+    def __init__(self, models: Sequence[Model], student: Model, window: int, top_k: int | None = None, shared: bool = False) -> None:
         self.models, self.window, self.top_k = tuple(models), window, top_k
         self.mappings = [None if student.task != "causal-lm" else vocabulary_map(student, model) for model in self.models]
         self._kept: dict[float | None, Kept] = {}
+        keep = shared and top_k is None and student.task == "causal-lm"
+        self._states = [States(model, partial(_run, model), disk=True) for model in self.models] if keep else None
+        self._rows: dict[str, int] = {}  # of a text in the answers that were asked for in advance
+        self._answers: list[Tensor] = []
 
     @property
     def passes(self) -> int:
@@ -54,7 +64,7 @@ class Teachers:
         """
         if self.top_k is None or batch.scored is not None:  # text that was written for this step is new each time
             inside = self.inside(batch, look) if look else None
-            return Said(self._logits(batch, temperature, inside), inside=inside)
+            return Said(self._logits(batch, temperature, inside, again=batch.scored is None), inside=inside)
         # the average of several depends on the temperature
         alone = self.passes == 1 and reaches(temperature)
         slowness = SLOWNESS if alone else (1 / temperature,)
@@ -70,11 +80,18 @@ class Teachers:
         device = self.models[0].device.torch
         return Said(few.reshape(*shape, few.shape[-1]).to(device), tokens.reshape(*shape, tokens.shape[-1]).to(device))
 
+    def ask_(self, texts: Sequence[str], autocast: str | None = None) -> Work[None]:
+        """Ask for all these texts of a classifier at once, texts of like length together, and remember what is said (float32)."""
+        found = []
+        for model in self.models:
+            found.append((yield from answers(model, texts, self.window, autocast=autocast)))
+        self._rows, self._answers = {text: row for row, text in enumerate(texts)}, found
+
     @torch.no_grad()
     def all(self, batch: Batch) -> Tensor:
         """Logits over all of the vocabulary at temperature 1; with top_k these are kept too, in two bytes each."""
         if self.top_k is None:
-            return self._logits(batch, 1.0)
+            return self._logits(batch, 1.0, again=True)
 
         def ask(one: Batch) -> dict[str, Tensor]:
             logits = self._logits(one, 1.0)
@@ -114,20 +131,27 @@ class Teachers:
         extra = {"use_cache": False} if model.task == "causal-lm" else {}
         return model.module(**batch.inputs(model, self.window, self.mappings[0]), **extra, **look)
 
-    def _logits(self, batch: Batch, temperature: float, first: Any = None) -> Tensor:
-        """first: the first teacher's output, where there is one already."""
+    def _logits(self, batch: Batch, temperature: float, first: Any = None, again: bool = False) -> Tensor:
+        """first: the first teacher's output, where there is one already. again: the batch may come again, for another student."""
         found = []
+        rows = [self._rows.get(text, -1) for text in batch.texts] if self._rows else [-1]
         for at, (model, mapping) in enumerate(zip(self.models, self.mappings, strict=True)):
             if at == 0 and first is not None:
                 logits = first.logits
+            elif min(rows) >= 0:
+                logits = self._answers[at][rows].to(model.module.device)  # type: ignore[arg-type]
             else:
                 inputs = batch.inputs(model, self.window, mapping)
-                logits = model.logits(inputs["input_ids"], inputs.get("attention_mask"))
+                logits = self._states[at].logits(inputs) if self._states is not None and again else _run(model, inputs)
             found.append(logits if mapping is None else logits[..., mapping])
         if len(found) == 1:
             return found[0]
         average = torch.stack([torch.log_softmax(logits.float() / temperature, -1) for logits in found]).logsumexp(0)
         return (average - math.log(len(found))) * temperature
+
+
+def _run(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
+    return model.logits(inputs["input_ids"], inputs.get("attention_mask"))
 
 
 def bundled(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:

@@ -87,8 +87,10 @@ def _can_be_named(calibration: str) -> bool:
     return calibration == GENERATED or Path(calibration).suffix.lower() in SUFFIXES
 
 
-def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0, resume: Snapshot | None = None) -> Work[Model]:
-    """`quantize` for a validated step. `text` None takes the step's own."""
+def apply_quantize(
+    model: Model, step: Quantize, text: Any = None, seed: int = 0, resume: Snapshot | None = None, shared: bool = False
+) -> Work[Model]:
+    """`quantize` for a validated step. `text` None takes the step's own. shared: what tuning compares with is kept for others."""
     text = step.calibration if text is None else text
     plan = plan_quantize(model, step)
     if step.tune and model.task != "causal-lm":
@@ -140,19 +142,19 @@ def apply_quantize(model: Model, step: Quantize, text: Any = None, seed: int = 0
     new = _assembled(model, step, plan, done, prepared.folds, seed)
     if step.tune is None:
         return new
-    note = yield from _tuned(model, step, new, text, seed, resume, prepared.folds, (len(todo), total), kept)
+    note = yield from _tuned(model, step, new, text, seed, resume, prepared.folds, (len(todo), total), kept, shared)
     return replace(new, plans=(*model.plans, plan.model_copy(update={"notes": (*plan.notes, note)})))
 
 
 def _tuned(
     model: Model, step: Quantize, new: Model, text: Any, seed: int, resume: Snapshot | None, folds: Mapping[str, torch.Tensor],
-    at: tuple[int, int], kept: Callable[[], Snapshot],
+    at: tuple[int, int], kept: Callable[[], Snapshot], shared: bool,
 ) -> Work[str]:  # fmt: skip
     """Tune `new` in place against `model`; what came of it in a sentence. `at`: modules done, and steps in all."""
     batches = yield from calibrated(model, text, None, step.window, seed=seed)
     windows, held = split(batches)
     with guard(model.device, "tuning"):
-        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed, folds)
+        tuning = Tuning(model, new, windows, held, step.tune_steps, step.tune == "weights", seed, folds, shared)
         if resume is not None and "tuning" in resume.state:
             own = {k.removeprefix("tuning/"): t for k, t in resume.tensors.items() if k.startswith("tuning/")}
             tuning.restore_(Snapshot(own, resume.state["tuning"]))

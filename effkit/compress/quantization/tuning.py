@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from effkit.models.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
 
 from ..stages import Stages
+from ..states import States
 from ..weights import Weights
 from .folding import folded
-from .planning import as_matrix, head_name
+from .planning import as_matrix
 from .tunable import Grid, packed_again_, tunable_
 
 WINDOWS = 4  # a step
@@ -42,11 +44,11 @@ class Tuning:
 
     def __init__(
         self, base: Model, model: Model, windows: list[Tensor], held: list[Tensor], steps: int, weights: bool, seed: int,
-        folds: Mapping[str, Tensor] | None = None,
+        folds: Mapping[str, Tensor] | None = None, shared: bool = False,
     ) -> None:  # fmt: skip
         self.base, self.model, self.windows, self.held = base, model, windows, held
         self.steps, self.seed, self.done = steps, seed, 0
-        self.teacher = _Teacher(base)
+        self.teacher = _Teacher(base, shared)
         module = model.module
         self.originals = {
             name: m for name, m in module.named_modules(remove_duplicate=False) if isinstance(m, PackedLinear | PackedEmbedding)
@@ -222,41 +224,26 @@ class _Divergence(torch.autograd.Function):
 
 
 class _Teacher:
-    """The base's logits of a window. What stands in front of the head is kept the first time, where the head is all that follows;
-    the head itself then works in `dtype`, the first time too, so that a resumed training sees the same."""
+    """The base's logits of a window, by a head that works in `dtype`, the first time too, so that a resumed training sees the same."""
 
-    def __init__(self, base: Model) -> None:
+    def __init__(self, base: Model, shared: bool = False) -> None:
         self.base = base
-        name = head_name(base)
-        self.head = None if name is None else base.module.get_submodule(name)
-        self.kept: dict[int, Tensor] = {}
-        self.exact: bool | None = None
+        self.states = States(base, self._whole, memory=True, disk=shared)
         self.dtype = fast_dtype(base)
 
     @torch.no_grad()
     def logits(self, window: Tensor) -> Tensor:
-        """[window, vocabulary] of one window, which must live as long as the training."""
-        key, ids = window.data_ptr(), window[None]
-        if self.exact and self.head is not None and key in self.kept:
-            return nn.functional.linear(self.kept[key].to(self.dtype), self.weight, self.bias)
-        if self.head is None or self.exact is False:
-            return self._whole(ids)[0]
-        seen: list[Tensor] = []
-        handle = self.head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-        try:
-            whole = self._whole(ids)
-        finally:
-            handle.remove()
-        if self.exact is None:  # some architectures scale or cap what the head gives
-            self.exact = bool(torch.equal(self.head(seen[0]), whole))
-            if self.exact:
-                bias = self.head.bias
-                self.weight: Tensor = self.head.weight.to(self.dtype)  # type: ignore[operator, assignment]
-                self.bias: Tensor | None = None if bias is None else bias.to(self.dtype)  # type: ignore[operator, assignment]
-        if not self.exact:
+        """[window, vocabulary] of one window."""
+        hidden, whole = self.states.of({"input_ids": window[None]})
+        if hidden is None:
+            assert whole is not None
             return whole[0]
-        self.kept[key] = seen[0][0]
-        return nn.functional.linear(self.kept[key].to(self.dtype), self.weight, self.bias)
+        return nn.functional.linear(hidden[0].to(self.dtype), *self._head)
 
-    def _whole(self, ids: Tensor) -> Tensor:
-        return self.base.module(input_ids=ids, use_cache=False).logits
+    @cached_property
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        head: Any = self.states.head
+        return head.weight.to(self.dtype), None if head.bias is None else head.bias.to(self.dtype)
+
+    def _whole(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.base.module(**inputs, use_cache=False).logits

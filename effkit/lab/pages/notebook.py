@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from effkit.spec.errors import BadInput, Unavailable, bytes_text
+from effkit.spec.sharing import without_folders
+from effkit.spec.visible import ANSI, visible
 
 from .parts import Cards, Shown
-from .safe import visible
 
 STATE, VIEW = "application/vnd.jupyter.widget-state+json", "application/vnd.jupyter.widget-view+json"
 LIMIT = 200_000_000  # bytes of a notebook
+PROGRAMS = ("image/", "application/javascript", "_esm", "_css")  # outputs and traits that are no sentences
 GONE = ("script", "style", "link", "meta", "base", "iframe", "object", "embed", "frame", "template", "noscript", "svg", "math", "textarea")
 TAGS = {
     "a", "abbr", "b", "blockquote", "br", "caption", "cite", "code", "col", "colgroup", "dd", "del", "details", "dfn", "div", "dl",
@@ -96,6 +98,37 @@ def repaired(notebook: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return made, said
 
 
+def placeless(notebook: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A copy whose outputs, widgets and metadata name no folder of the author's machine. Prose and code are the author's own words:
+    they stay, and a sentence says which cells name one."""
+    made = copy.deepcopy(dict(notebook))
+    made["metadata"] = _placeless(made.get("metadata", {}))
+    named = []
+    for number, cell in enumerate(made["cells"], 1):
+        for field in ("outputs", "metadata"):
+            if field in cell:
+                cell[field] = _placeless(cell[field])
+        source = _text(cell.get("source"))
+        if without_folders(source) != source:
+            named.append(number)
+    if not named:
+        return made, []
+    which = f"cell{'s' if len(named) > 1 else ''} {', '.join(map(str, named[:10]))}{' and more' if len(named) > 10 else ''}"
+    return made, [f"{which} of the notebook name a folder of your machine, in your own words: they are as you wrote them"]
+
+
+def _placeless(value: Any, key: str = "") -> Any:
+    if isinstance(value, str):
+        if key.startswith(PROGRAMS):
+            return value
+        parts = re.split(f"({ANSI.pattern})", value)  # a path in a traceback follows a colour's code
+        return "".join(part if i % 2 else without_folders(part) for i, part in enumerate(parts))
+    if isinstance(value, Mapping):
+        binary = value.get("encoding") in ("base64", "hex")
+        return {k: v if binary and k == "data" else _placeless(v, k) for k, v in value.items()}
+    return [_placeless(v, key) for v in value] if isinstance(value, list) else value
+
+
 def _is_model(value: Any) -> bool:
     return isinstance(value, Mapping) and "model_name" in value and "state" in value
 
@@ -125,7 +158,7 @@ def body_of(notebook: Mapping[str, Any], drawn: Cards, mount: Any, first: int = 
     mount(number, card) -> HTML for the place of a card, which is numbered from `first`
     """
     states = _states(notebook)
-    made, secret = copy.deepcopy(repaired(notebook)[0]), secrets.token_hex(8)
+    made, secret = placeless(repaired(notebook)[0])[0], secrets.token_hex(8)
     cards: list[Shown] = []
     numbers: dict[str, int] = {}
     marks: dict[str, str] = {}

@@ -1,9 +1,8 @@
 """Text that may come from anyone, made fit for a page: nothing in it becomes markup, runs, asks an address, or turns the reading around.
 
 Three lines of defence: the template escapes (jinja2's autoescape), data travels packed in base64 (so that no `</script>` can stand
-in it), and the page's Content-Security-Policy lets only scripts and styles run whose SHA-256 it names (W3C, CSP Level 3). What this
-file adds is what escaping leaves alone: bidirectional controls, which make text read otherwise than it is (Boucher and Anderson
-2021, "Trojan Source", arXiv:2111.00169), and the control sequences of terminals.
+in it), and the page's Content-Security-Policy lets only scripts and styles run whose SHA-256 it names (W3C, CSP Level 3). What
+escaping leaves alone, controls that turn lines around and those of terminals, effkit.spec.visible takes out.
 """
 
 from __future__ import annotations
@@ -12,38 +11,26 @@ import base64
 import gzip
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-# CSI and OSC sequences, and the two-character ones (ECMA-48)
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
-BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufff9-\ufffb]|[\ud800-\udfff]")
+from effkit.spec.sharing import without_folders
+from effkit.spec.visible import visible
+
 BYTES = "$bytes"  # {"$bytes": base64} stands for binary data in packed JSON
 
 
-def visible(text: str) -> str:
-    """`text` without terminal codes and control characters, and with every bidirectional control shown by its number: '[U+202E]'."""
-    text = CONTROLS.sub("", ANSI.sub("", text))
-    return BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
-
-
-def cleaned(data: Any, called: Mapping[str, str] | None = None) -> Any:
-    """`data` as JSON holds it, every text in it made `visible`, bytes as {"$bytes": base64}, infinities as None.
-
-    called: what is called otherwise on the page, such as folders of the author's machine by their last name
-    """
+def cleaned(data: Any) -> Any:
+    """`data` as JSON holds it, every text in it made `visible` and rid of the author's folders, bytes as {"$bytes": base64},
+    infinities as None."""
     if isinstance(data, str):
-        for name, instead in (called or {}).items():
-            data = data.replace(name, instead)
-        return visible(data)
+        return visible(without_folders(data))
     if isinstance(data, bytes | bytearray | memoryview):
         return {BYTES: base64.b64encode(bytes(data)).decode()}
     if isinstance(data, Mapping):
-        return {visible(str(key)): cleaned(value, called) for key, value in data.items()}
+        return {visible(str(key)): cleaned(value) for key, value in data.items()}
     if isinstance(data, list | tuple | set):
-        return [cleaned(value, called) for value in data]
+        return [cleaned(value) for value in data]
     if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
         return None
     return data

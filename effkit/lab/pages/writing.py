@@ -12,7 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from effkit.spec.places import short_name
 from effkit.spec.receipt import receipt_of
 from effkit.spec.recipe import validated
 from effkit.spec.record import Record
+from effkit.spec.sharing import without_folders
+from effkit.spec.visible import visible
 
 from ..crate import UNSTATED
 from .citations import citations_of
 from .parts import Cards, Shown, Story
-from .safe import cleaned, packed, policy, visible
+from .safe import cleaned, packed, policy
 
 HERE = Path(__file__).parent
 RECORDS = re.compile(r'<script type="application/octet-stream" id="ek-records">([A-Za-z0-9+/=]*)</script>')
@@ -69,19 +71,19 @@ def page(
     those of `story`; `file`: the page's own name, for the commands on it."""
     from markupsafe import Markup
 
+    story = Story([_here(card) for card in story.cards], [without_folders(why) for why in story.missing])
     told = [*story.cards, *inside]
     widgets = [card.widget for card in told]
     program = f"{drawn.program(widgets)}\n{_asset('page.js')}"
     style = f"{_palette(drawn)}\n{_asset('page.css')}\n{drawn.style(widgets)}\n{PAPER}"
     assert not re.search(r"</(script|style)|<!--", program + style, re.IGNORECASE), "a script or style would end too early"
-    called = _names(records)
     receipts = [receipt_of(record, file) for record in records]
     figures = [Placed(f"figure-{i}", i, card) for i, card in enumerate(story.cards)]
     receipt = next((one for one in figures if one.card.widget == "Receipt" and receipts), None)
     figures = [one for one in figures if one is not receipt]
     sections = [(one.id, one.card.title) for one in figures]
     sections += [("receipts", "Receipt")] if receipts else []
-    data = [{"widget": card.widget, "state": cleaned(card.state, called), "grid": _grid(card)} for card in told]
+    data = [{"widget": card.widget, "state": cleaned(card.state), "grid": _grid(card)} for card in told]
     return (
         _templates()
         .get_template("page.html.j2")
@@ -181,19 +183,21 @@ def _bases(records: Sequence[Record]) -> list[tuple[str, ...]]:
     return [(short_name(c.source), c.revision or "none named", c.licence or "not stated", c.hash) for c in found.values()]
 
 
-def _names(records: Sequence[Record]) -> dict[str, str]:
-    """Folders and files of the author's machine by the names that they have on the page, the longest first."""
-    given = {record.checkpoint.source for record in records} | {record.quality.text_source for record in records if record.quality}
-    return {path: short_name(path) for path in sorted(given, key=len, reverse=True) if path and Path(path).is_absolute()}
-
-
 def _grid(card: Shown) -> dict[str, Any] | None:
     return None if card.grid is None else {"axes": cleaned(card.grid.axes), "columns": cleaned(card.grid.columns())}
 
 
+def _here(card: Shown) -> Shown:
+    """The card with words and table that name none of the author's folders, as `cleaned` does for its traits."""
+    table = card.table
+    if table is not None:
+        table = replace(table, rows=tuple(tuple(without_folders(cell) for cell in row) for row in table.rows))
+    return replace(card, title=without_folders(card.title), said=without_folders(card.said), table=table)
+
+
 def place(number: int, card: Shown) -> str:
     """Where the script mounts a card, and its table for readers without script: HTML."""
-    return str(_templates().get_template("twin.html.j2").module.place(number, card))  # type: ignore[attr-defined]
+    return str(_templates().get_template("twin.html.j2").module.place(number, _here(card)))  # type: ignore[attr-defined]
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from effkit.spec.errors import bytes_text
+from effkit.spec.visible import escaped
 
 from .engines import DEQUANTIZE, Work
 
@@ -52,8 +52,8 @@ class Execution:
 
     def _repr_html_(self) -> str:
         cells = "".join(
-            f"<tr><td>{html.escape(engine)}</td><td>{count}</td><td>{html.escape(name)}{', ...' if count > 1 else ''}</td>"
-            f"<td>{html.escape(why)}</td></tr>"
+            f"<tr><td>{escaped(engine)}</td><td>{count}</td><td>{escaped(name)}{', ...' if count > 1 else ''}</td>"
+            f"<td>{escaped(why)}</td></tr>"
             for engine, why, count, name in self.groups()
         )
         head = "<tr><th>Engine</th><th>Modules</th><th>Such as</th><th>Why</th></tr>"

@@ -148,8 +148,8 @@ def test_the_teacher_says_the_same_with_what_it_keeps(tiny_llama):
     for window in windows:
         assert torch.allclose(tuning.teacher.logits(window).float(), tiny_llama.logits(window[None])[0], rtol=near, atol=near)
     assert torch.equal(tuning.teacher.logits(windows[0]), first)
-    assert tuning.teacher.exact
-    assert len(tuning.teacher.kept) == 2
+    assert tuning.teacher.states.exact
+    assert len(tuning.teacher.states.kept) == 2
 
 
 @pytest.mark.parametrize("tune", ["scales", "weights"])

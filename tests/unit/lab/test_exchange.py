@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import effkit as ek
 from effkit.models.stamp import read_record, stamp_
 from effkit.spec.errors import BadInput, CannotWrite
+from effkit.spec.sharing import shareable
 
 TEXT = "The machine measures what it keeps and what it costs. " * 60
 QUICK = {"on": TEXT, "window": 64, "windows": 3, "prompt": 16, "new_tokens": 4, "repeats": 2, "store": False}
@@ -26,7 +27,7 @@ METADATA = "ro-crate-metadata.json"
 def records(tiny_llama_folder):
     base = ek.load(tiny_llama_folder, device="cpu")
     small = ek.quantize(base, group_size=32)
-    return ek.measure(base, **QUICK), ek.measure(small, base, name="<b>four</b> bits", **QUICK)
+    return tuple(shareable(r) for r in (ek.measure(base, **QUICK), ek.measure(small, base, name="<b>four</b> bits", **QUICK)))
 
 
 def zipped(path, files: dict[str, bytes | str], **modes: int):

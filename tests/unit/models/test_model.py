@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import effkit as ek
+from effkit.models.execution.table import Executed, Execution
+from effkit.models.labelled import LabelledSet
 from effkit.spec.errors import BadInput
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 4, 120, 58]])
@@ -158,6 +160,18 @@ def test_the_card_escapes_what_came_from_outside(tiny_llama):
     assert "&lt;script&gt;" in html
     for word in ("LlamaForCausalLM", "146k weights in 3 layers", "584 kB, 32 bits per weight", "float32 on cpu", "&lt;b&gt;"):
         assert word in html
+
+
+def test_tables_show_what_would_turn_a_line_around(tiny_llama):
+    evil = "\u202egnp.exe\u2066 \x1b[31mred\x1b[0m\u200f"
+    model = copy.copy(tiny_llama)
+    model.checkpoint = tiny_llama.checkpoint.model_copy(update={"source": evil, "licence": evil, "revision": evil, "notes": (evil,)})
+    labelled = LabelledSet(evil, (evil,), (0,), (evil,), ("g",), source=evil, licence=evil, note=evil)
+    engines = Execution((Executed(evil, evil, evil),))
+    for shown in (model, labelled, engines):
+        html = shown._repr_html_()
+        assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]", html), shown
+        assert "[U+202E]gnp.exe[U+2066] red[U+200F]" in html
 
 
 def test_the_card_takes_its_colours_from_the_host(tiny_llama):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from html.parser import HTMLParser
+
+import nbformat
 
 HOSTILE = (
     "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'><svg onload=window.pwned=1> "
@@ -31,3 +35,22 @@ class Tags(HTMLParser):
 
     def count(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.tags)
+
+
+def rendered(notebook: dict) -> int:
+    """How many cards nbconvert draws of a saved notebook, after all that GitHub asks of one: it is valid, its widgets have the key
+    'state', every card that an output shows is in it, and the whole page is made with their states inside."""
+    from nbconvert import HTMLExporter
+
+    nbformat.validate(notebook)
+    kind = "application/vnd.jupyter.widget-{}+json"
+    states = notebook["metadata"]["widgets"][kind.format("state")]["state"]
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    shown = [data[kind.format("view")]["model_id"] for output in outputs if kind.format("view") in (data := output.get("data", {}))]
+    assert set(shown) <= states.keys()
+    page, _ = HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))
+    found = re.findall(rf'<script type="{re.escape(kind.format("state"))}">(.*?)</script>', page, re.DOTALL)
+    assert len(found) == 1
+    assert json.loads(found[0])["state"].keys() == states.keys()
+    assert page.count(f'<script type="{kind.format("view")}">') == len(shown)
+    return len(set(shown))

@@ -185,6 +185,34 @@ AXES = [("bytes", "retained"), ("output_token_ms", "kl"), ("decode", "agreement"
 
 
 @needs_node
+def test_of_many_the_card_says_which_were_compared(monkeypatch):
+    monkeypatch.setattr("effkit_widgets._frontier.TIES_AMONG", 20)
+    records = crowd(19)
+    explorer = FrontierExplorer(records)
+    assert all(p["ties"] is not None for p in explorer.points)
+    explorer.extend(crowd(60, seed=9)[20:])  # a list that grows: contenders of later meet those of before
+    records = list(explorer.records)
+    among = contenders(records)[:20]
+    points = {p["id"]: p for p in explorer.points}
+    assert {id for id, p in points.items() if p["ties"] is not None} == {r.id for r in among}
+    numbers = {p["n"]: id for id, p in points.items()}
+    for r in among:
+        told = {numbers[n] for n in points[r.id]["ties"].get("nll", ())} & {one.id for one in among}
+        assert told == {o.id for o in among if o is not r and not_distinguishable(r, o)}
+    given = {"points": explorer.points, "figures": explorer.config["figures"]}
+    said = run("provenance(true, given.points)", *FRONTIER, given=given)
+    assert said == f"Ties are looked for among the {len(among)} of {len(records)} models that can be on a front."
+    assert run("provenance(true, given.points.filter((p) => p.ties))", *FRONTIER, given=given) == ""
+    one, other = (next(r for r in records if (r in among) == among_them) for among_them in (True, False))
+    call = "given.points.filter((p) => given.pair.includes(p.id)), 'retained', given.figures)"
+    assert run(f"same(...{call}", *FRONTIER, given={**given, "pair": [one.id, other.id]}) is None
+    left = [r for r in records if r not in among]
+    near = [next(r for r in left if r.figure("retained").value == pytest.approx(value, abs=1e-4)) for value in (0.9, 0.9005)]
+    told = run(f"differenceText(...{call}", *FRONTIER, "explorer_details", given={**given, "pair": [r.id for r in near]})
+    assert told == "intervals overlap"
+
+
+@needs_node
 @pytest.mark.parametrize(("x", "y"), AXES)
 def test_the_page_picks_and_speaks_as_python_does(x, y):
     records = crowd(40)

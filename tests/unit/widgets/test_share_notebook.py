@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,7 +16,9 @@ from effkit.lab.pages.writing import place
 from effkit.spec.errors import BadInput
 
 from .records import BASE, family, record
-from .tags import Tags
+from .tags import Tags, rendered
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[3] / "notebooks").glob("*.ipynb"))
 
 
 def notebook(*cells, widgets=None):
@@ -134,6 +137,18 @@ def test_a_notebook_is_put_right_so_that_nbconvert_and_github_read_it(widgets, k
     assert (None if states is None else list(states)) == kept
     HTMLExporter().from_notebook_node(nbformat.reads(json.dumps(made), as_version=4))
     nbformat.validate(made)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_committed_notebooks_open_on_github_and_so_do_copies_of_them(path, tmp_path):
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    cards = rendered(committed)
+    assert cards >= 1
+    done = ek.share(path, tmp_path / "copy.ipynb")
+    assert done.notes == (), "nothing was wrong with it, and its code names no folder of the machine that it was made on"
+    copy = json.loads(done.path.read_text(encoding="utf-8"))
+    assert rendered(copy) == cards
+    assert copy["cells"] == committed["cells"]
 
 
 def test_a_notebook_becomes_a_page_and_a_copy_for_github(tmp_path):

@@ -9,6 +9,7 @@ from effkit.hardware.configs import architecture
 from effkit.hardware.stacks import compare_stacks
 from effkit.spec.errors import BadInput
 from effkit_widgets import StackCompare
+from effkit_widgets._projected import _rounded
 
 from .test_kit import needs_node, run
 
@@ -73,3 +74,49 @@ def test_slider_steps_hold_the_value_that_was_given():
     assert steps[-1] == 512
     assert {2, 3, 4, 6, 8, 12, 16} <= set(steps)
     assert run("[same({a: 1, b: null}, {b: null, a: 1}), same({a: 1}, {a: 2})]", "stack_fields") == [True, False]
+
+
+def wanted(shown: StackCompare) -> dict:
+    """What the card shows that prices decide."""
+    keys = ("cost", "input", "output", "even", "per_hour", "price_source")
+    sides = {side: {key: shown.figures[side][key] for key in keys} for side in ("left", "right")}
+    return {**sides, "ratio": shown.figures["ratios"]["cost"], "verdict": shown.figures["verdict"]}
+
+
+PRICES = [
+    {}, {"right_price": 2.0}, {"left_price": 1.0, "right_price": 9.0, "utilisation": 0.4}, {"left_price": 0.02}, {"utilisation": 0.07},
+    {"left": "ascend-910b2", "right": "ascend-310p"}, {"left": "ascend-910b2", "right": "ascend-310p", "left_price": 2.5},
+    {"left": "a100-sxm-80gb", "right": "h100-sxm"},
+]  # fmt: skip
+
+
+@needs_node
+@pytest.mark.parametrize("prices", PRICES)
+def test_a_page_without_a_kernel_prices_as_python_does(prices):
+    """Any price is answered from what $1 an hour buys, with the digits of a recorded page."""
+    devices = {key: prices[key] for key in ("left", "right") if key in prices}
+    shown = card(**devices)
+    recorded = _rounded(shown._kept(shown.figures))
+    assert "verdict" not in recorded
+    assert "cost" not in recorded["right"]
+    shown.settings = {**shown.settings, **prices}
+    assert shown.problem == {}
+    call = "(({ left, right, ratios, verdict }) => ({ left, right, ratio: ratios.cost, verdict }))(priced(given.figures, given.settings))"
+    told = run(call, "stack_fields", "stack_prices", given={"figures": recorded, "settings": shown.settings})
+    expected = wanted(shown)
+    assert told["verdict"] == expected["verdict"]
+    assert told["ratio"] == near(expected["ratio"])
+    for side in ("left", "right"):
+        for key, value in expected[side].items():
+            assert told[side][key] == (near(value) if isinstance(value, list) else pytest.approx(value)), (side, key)
+
+
+def near(triple: list) -> list:
+    return [None if v is None else pytest.approx(v, rel=1e-4) for v in triple]
+
+
+@needs_node
+def test_figures_that_an_older_version_saved_stay_as_they_are():
+    old = {key: value for key, value in card().figures.items() if key not in ("speed", "cost_ratio")}
+    given = {"figures": old, "settings": {"utilisation": 1.0}}
+    assert run("priced(given.figures, given.settings)", "stack_fields", "stack_prices", given=given) == old

@@ -33,9 +33,12 @@ function differenceText(a, b, name, figures) {
   const far = ratio === null ? withUnit(Math.abs(x - y), figures[name].unit) : ratio < 2 ? `${three(100 * (ratio - 1))}%` : say("factor", { v: three(ratio) });
   return say("betterBy", { name: winner, v: far });
 }
-// where the base is a folder of this machine, the code says which
+// where the base or a text is a file of this machine, the code says which
 function codeHere(model, code) {
-  for (const [short, full] of Object.entries(model.get("local") ?? {})) { const said = `ek.load("${short}"`; if (code.includes(said)) return code.replace(said, () => `ek.load(${JSON.stringify(full)}`); }
+  for (const [short, full] of Object.entries(model.get("local") ?? {})) {
+    const [before, said] = short.startsWith("./") ? ["", `"${short}"`] : ["ek.load(", `ek.load("${short}"`];
+    code = code.replaceAll(said, () => before + JSON.stringify(full));
+  }
   return code;
 }
 function bitsFor(model, detail) {

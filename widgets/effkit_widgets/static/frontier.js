@@ -9,7 +9,7 @@ Object.assign(STRINGS, {
   saysOnlyBase: { en: "Only the base, {name}, has been measured so far." }, saysZero: { en: "On these axes the base is zero, so nothing can be a share of it; {n} of {m} are on the front." },
   saysYes: { en: "Yes: {name} keeps {kept} at {paid} ({share} was asked)." }, saysNo: { en: "No: nothing measured here keeps {share}; the cheapest that keeps {quality} is {name}, at {paid}." },
   saysNone: { en: "No: nothing measured here keeps {share}, and no compressed model keeps {quality} at any cost." },
-  recordedBoard: { en: "Recorded on {device}, {date}." },
+  recordedBoard: { en: "Recorded on {device}, {date}." }, tiesAmong: { en: "Ties are looked for among the {n} of {m} models that can be on a front." },
   asked: { en: "{quality} of the base's quality at {cost} of its {label}" }, ofThe: { en: "{v} of the {label}" }, slowerToo: { en: ", and {n} more are slower too" },
 });
 // Points that no other dominates, by rising x: sorted by cost, only a better y than all before can stay.
@@ -36,7 +36,7 @@ function onAxes(points, axes) {
 // (the difference of values measured apart: Zou and Donner 2008); null where nothing was compared.
 function same(a, b, name, figures) {
   const kind = figures[name]?.ties;
-  if (kind) return a.ties?.[kind]?.includes(b.n) ?? false;
+  if (kind) return a.ties && b.ties ? (a.ties[kind]?.includes(b.n) ?? false) : null;
   const [x, xl, xh] = a.figures[name] ?? [null], [y, yl, yh] = b.figures[name] ?? [null];
   if ((x ?? null) === null || (y ?? null) === null) return null;
   if ([xl, xh, yl, yh].some((v) => (v ?? null) === null)) return x === y;
@@ -100,7 +100,11 @@ function budgetSays(points, state) {
 }
 const stateOf = (model, budgets) => ({ axes: model.get("axes"), budgets: budgets ?? model.get("budgets"), shares: model.get("config").shares, figures: model.get("config").figures });
 
-// Where and when the points were measured, told where no kernel is behind the card.
+// Where and when the points were measured, told where no kernel is behind the card; and which were compared for ties, where not all were.
+function provenance(live, points) {
+  const whole = points.filter((p) => !p.state), compared = whole.filter((p) => p.ties).length;
+  return [recordedOn(live, points), compared < whole.length ? say("tiesAmong", { n: compared, m: whole.length }) : ""].filter(Boolean).join(" ");
+}
 function recordedOn(live, points) {
   if (live || !points.length) return "";
   const each = (of) => [...new Set(points.map(of))].filter(Boolean).sort(), days = each((p) => p.date?.slice(0, 10));

@@ -12,7 +12,7 @@ export default {
     const words = (text, dragging) => {
       if (text !== undefined) setText(count, text);
       setText(verdict, verdictOf(model.get("points"), stateOf(model, dragging)));
-      setText(where, recordedOn(ui.live(), model.get("points")));
+      setText(where, provenance(ui.live(), model.get("points")));
       ui.setState(ui.live() ? "idle" : "recorded");
     };
     const view = frontierView(ui.picture, model, signal, { ui, onstate: words });

@@ -20,7 +20,7 @@ export default {
     const words = (text, dragging) => {
       setText(count, text);
       setText(verdict, verdictOf(model.get("points"), stateOf(model, dragging)));
-      setText(where, recordedOn(ui.live(), model.get("points")));
+      setText(where, provenance(ui.live(), model.get("points")));
       if (!ui.live()) run.update();
       ui.root.dataset.points = model.get("points").length;
       if (!dragging) { panel.draw(); summary(selectedPoints(), false); }

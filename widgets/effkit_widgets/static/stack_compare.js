@@ -13,7 +13,7 @@ Object.assign(STRINGS, {
   stacksKeys: { en: "Arrow keys move between the marks." }, nothingKnown: { en: "unavailable on both" }, markUnavailable: { en: "{device}: unavailable" },
   memoryLine: { en: "{device}: {needed} of {memory}, {fits}" }, fitsYes: { en: "fits" }, fitsNo: { en: "does not fit" }, fitsUnknown: { en: "whether it fits is unavailable" }, weights: { en: "weights" }, cache: { en: "keys and values" }, capacity: { en: "the device's memory" },
   side_left: { en: "Left" }, side_right: { en: "Right" }, queryFields: { en: "Queries" }, computing: { en: "Projecting …" },
-  stackState: { en: "Projected from data sheets and constants fitted to published serving figures; nothing here was measured on these devices." }, stackRecorded: { en: "Recorded; a kernel is needed to project other settings. {state}" }, stackBeforehand: { en: "Recorded: the choices above were computed beforehand; prices need a kernel. {state}" },
+  stackState: { en: "Projected from data sheets and constants fitted to published serving figures; nothing here was measured on these devices." }, stackRecorded: { en: "Recorded; a kernel is needed to project other settings. {state}" }, stackPriced: { en: "Recorded; prices can be changed, and a kernel is needed to project other settings. {state}" }, stackBeforehand: { en: "Recorded: the choices above were computed beforehand, for any price. {state}" },
   priceNote: { en: "{device}: {price} an hour ({source})." }, basisNote: { en: "{device}: {basis}." }, whyNote: { en: "{device}: {why}." }, announcedNote: { en: "{device}: some of its figures are only announced." }, stacksTable: { en: "All figures, projected; low and high are the interval" },
   low: { en: "low" }, high: { en: "high" },
   bound_weights: { en: "reading weights" }, bound_experts: { en: "experts" }, bound_cache: { en: "reading keys and values" }, bound_communication: { en: "communication" }, bound_launches: { en: "starting kernels" }, bound_sequences: { en: "work per sequence" },
@@ -36,7 +36,9 @@ export default {
   render: guarded(({ model, el, signal }) => {
     const config = model.get("config");
     const ui = card(el, model, signal, { widget: "StackCompare", title: say("stacksTitle", config), hint: say("stacksHint") });
-    const now = () => model.get("figures");
+    // a kernel sends figures with their prices; without one the card finds them
+    const now = () => { const found = model.get("figures"); return ui.live() ? found : priced(found, fields?.settings() ?? model.get("settings")); };
+    let fields = null;
     const verdict = h("p", { class: "ek-verdict", role: "status" });
     const intervals = h("div", { class: "ek-panel" }, h("h4", {}, say("intervalsTitle"))), figures = h("div", { class: "ek-panel ek-stack-figures" }, h("h4", {}, say("figuresTitle"))), memory = h("div", { class: "ek-panel" }, h("h4", {}, say("memoryTitle")));
     const legendBox = h("div", {}), scroll = h("div", { class: "ek-scroll", tabindex: "0", role: "region", "aria-label": say("figuresTitle") }), notes = h("ul", { class: "ek-notes ek-quiet" });
@@ -44,7 +46,7 @@ export default {
     ui.picture.append(verdict, h("div", { class: "ek-columns" }, h("div", { class: "ek-panel ek-stacks-left" }, intervals, memory), figures));
     const ranges = rangePlot(intervals, signal, now), bars = memoryBars(memory, signal, now);
     const twin = tableTwin(ui, () => stackTable(now()), "stacks.csv");
-    const fields = stackFields(ui, config, now, () => drawState());
+    fields = stackFields(ui, config, now, () => drawState());
     ui.controls.append(fields.node, twin.toggle);
 
     function drawFigures(found) {
@@ -59,7 +61,8 @@ export default {
       scroll.replaceChildren(h("table", { class: "ek-table ek-figures", "data-many": "true" }, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "ek-text" }, say("figure")), name("left"), name("right"), h("th", { scope: "col" }, say("rightOverLeft")))), h("tbody", {}, body)));
       const list = [];
       for (const side of [found.left, found.right]) {
-        for (const why of side.why) list.push(say("whyNote", { device: side.device, why }));
+        const why_ = side.per_hour === null && side.unpriced && side.at_one ? [...side.why, side.unpriced] : side.why;
+        for (const why of why_) list.push(say("whyNote", { device: side.device, why }));
         if (side.announced) list.push(say("announcedNote", side));
         if (side.per_hour !== null) list.push(say("priceNote", { device: side.device, price: dollars(side.per_hour), source: side.price_source }));
         if (side.basis) list.push(say("basisNote", side));
@@ -69,7 +72,7 @@ export default {
     function drawState() {
       const live = ui.live(), pending = live && !same(fields.settings(), now().settings);
       ui.root.dataset.pending = String(pending);
-      setText(ui.state, pending ? say("computing") : live ? say("stackState") : say(answersBeforehand(ui.model) ? "stackBeforehand" : "stackRecorded", { state: say("stackState") }));
+      setText(ui.state, pending ? say("computing") : live ? say("stackState") : say(answersBeforehand(ui.model) ? "stackBeforehand" : pricedAlone(model) ? "stackPriced" : "stackRecorded", { state: say("stackState") }));
       ui.setState(live ? "idle" : "recorded");
       fields.enable(live);
     }
@@ -80,11 +83,12 @@ export default {
       drawFigures(found); drawState(); fields.update(); twin.update(); ranges.soon(); bars.soon();
     }
     ui.on("change:figures", update);
-    ui.on("change:settings", () => { drawState(); fields.update(); });
+    ui.on("change:settings", () => (ui.live() ? (drawState(), fields.update()) : update()));
     ui.onlive = drawState;
     update();
   }),
 };
+const pricedAlone = (model) => model.get("figures").speed !== undefined;
 function sideIcon(key) {
   const icon = s("svg", { viewBox: "-8 -8 16 16", class: `ek-icon ek-mark-${key} ek-dashed`, "aria-hidden": "true" });
   s("path", { d: shapePath(SIDE_SHAPE[key], 5.5), class: "ek-mark" }, icon);
@@ -188,7 +192,10 @@ function stackFields(ui, config, now, changed) {
     slider("batch", "batchField", true, say("batchGloss")), slider("prompt", "promptField", true), slider("new_tokens", "outputField", true), field(say("formatField"), format, say("formatGloss")),
     field(say("busyPart"), number("utilisation", (v) => Number((100 * v).toPrecision(6)), (v) => v / 100, false), say("busyPartGloss"))), told));
   parts.push(() => { format.value = held.get().format; });
-  return { node, settings: held.get, update: () => { for (const part of parts) part(); }, enable: (live) => enableFields(ui.model, live, node.querySelectorAll("input, select")) };
+  return { node, settings: held.get, update: () => { for (const part of parts) part(); }, enable: (live) => {
+    enableFields(ui.model, live, node.querySelectorAll("input, select"));
+    if (pricedAlone(ui.model)) for (const name of ["left_price", "right_price", "utilisation"]) node.querySelector(`[name='${name}']`).disabled = false;
+  } };
 }
 function stackTable(found) {
   const text = (label) => ({ label, text: true }), cell = (show) => (v) => (v === null ? say("unavailable") : v === "never" || v === "" ? v : show(v));
