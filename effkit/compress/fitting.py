@@ -19,7 +19,7 @@ from effkit.models.model import Model
 from effkit.spec.errors import EffkitError
 from effkit.spec.progress import Snapshot
 
-from .weights import WARM_UP, Weights, working
+from .weights import Weights, rate_at, working
 
 BUCKET = 16  # batches whose texts are sorted by length together
 
@@ -82,9 +82,7 @@ class Fitting:
 
     def rate(self) -> float:
         """Rising over the first part of the steps, then falling to zero in a straight line."""
-        warm_up = max(1, round(self.total * WARM_UP))
-        falling = (self.total - self.done) / max(1, self.total - warm_up)
-        return self.settings.learning_rate * min(1.0, (self.done + 1) / warm_up, falling)
+        return self.settings.learning_rate * rate_at(self.done, self.total, falling=True)
 
     def step_(self) -> float:
         """One step of AdamW; the loss (cross-entropy to the targets, nats) before it."""
@@ -98,7 +96,7 @@ class Fitting:
         while outcome == "again":
             with working(self.model, self.model.device, "fine-tuning", number):
                 ids, mask = (tensor.to(device) for tensor in self.coder.batch([self.coded[i] for i in rows]))
-                mask = self._hidden_words(mask, number)
+                mask = hidden_words(mask, self.settings.word_dropout, number)
                 with self.weights.autocast():
                     logits = self.model.module(input_ids=ids, attention_mask=mask).logits
                 target = self.targets[rows].to(device)
@@ -113,17 +111,6 @@ class Fitting:
             )
         self.done += 1
         return value
-
-    def _hidden_words(self, mask: Tensor, number: int) -> Tensor:
-        """The mask without some tokens: of each text another share, twice word_dropout at most; the first token stays."""
-        share = self.settings.word_dropout
-        if not share:
-            return mask
-        draw = torch.Generator().manual_seed(number)
-        often = 2 * share * torch.rand((len(mask), 1), generator=draw)
-        hidden = (torch.rand(mask.shape, generator=draw) < often).to(mask.device)
-        hidden[:, 0] = False
-        return mask.masked_fill(hidden, 0)
 
     def snapshot(self) -> Snapshot:
         return self.weights.snapshot(done=self.done, settings=asdict(self.settings), changes=list(self.changes))
@@ -144,6 +131,17 @@ class Fitting:
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the last linear of a classifier."""
     return name.startswith(("classifier.", "score."))
+
+
+def hidden_words(mask: Tensor, share: float, number: int) -> Tensor:
+    """The mask [texts, time] without some tokens: of each text another share, twice `share` at most; the first token stays."""
+    if not share:
+        return mask
+    draw = torch.Generator().manual_seed(number)
+    often = 2 * share * torch.rand((len(mask), 1), generator=draw)
+    hidden = (torch.rand(mask.shape, generator=draw) < often).to(mask.device)
+    hidden[:, 0] = False
+    return mask.masked_fill(hidden, 0)
 
 
 def steps_of_epoch(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:

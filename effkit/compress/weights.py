@@ -134,6 +134,14 @@ class Weights:
             }
 
 
+def rate_at(done: int, total: int, falling: bool) -> float:
+    """The share of the learning rate after `done` of `total` steps: rising over the first part, then whole, or falling to zero in a
+    straight line."""
+    warm_up = max(1, round(total * WARM_UP))
+    after = (total - done) / max(1, total - warm_up) if falling else 1.0
+    return min(1.0, (done + 1) / warm_up, after)
+
+
 @contextlib.contextmanager
 def working(model: Model, device: Device, doing: str, number: int) -> Iterator[None]:
     """Training mode, and dropout that depends on `number` alone; outside, the model is one that can be used.

@@ -126,7 +126,7 @@ def accelerator(name: str | Accelerator) -> Accelerator:
     """
     if isinstance(name, Accelerator):
         return name
-    found = _names().get(_key(str(name)))
+    found = _names().get(_key(str(name))) or _loosely(str(name))
     if found is None:
         raise choice("the accelerator", name, [entry.name for entry in _catalogue()])
     return found
@@ -171,6 +171,18 @@ def _index(entries: tuple[Accelerator, ...]) -> dict[str, Accelerator]:
 
 def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("nvidia").removeprefix("huawei")
+
+
+def _loosely(name: str) -> Accelerator | None:
+    """The entry whose name is this one but for words that name nothing of its own: the kind of memory, its size, a socket's version."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if not re.fullmatch(r"gpu|tensor|core|server|hbm\d*e?|nvl\d+", word)]
+    sizes = [int(word.rstrip("gb")) for word in words if re.fullmatch(r"\d{2,3}gb?", word)]
+    rest = [re.sub(r"^sxm\d$", "sxm", word) for word in words if not re.fullmatch(r"\d{2,3}gb?", word)]
+    for chosen in (rest, [word for word in rest if word != "sxm"]):
+        found = _names().get(_key("".join(chosen)))
+        if found and all(found.memory_bytes and abs(found.memory_bytes / 1e9 / size - 1) < DISAGREEMENT for size in sizes):
+            return found
+    return None
 
 
 def _source(key: str, given: dict[str, Any]) -> dict[str, str]:

@@ -10,17 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effkit.spec.errors import BadInput
+from effkit.spec.errors import BadInput, choice
 from effkit.spec.files import parsed
 
 from .architecture import Architecture, Core, Group, Matrix
+from .known import known_config, known_models
 
 GATED = {
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3",
-    "kimi_k2", "glm_moe_dsa", "minimax_m2", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "smollm3", "olmo2", "phi3",
+    "kimi_k2", "glm_moe_dsa", "glm4_moe", "glm4_moe_lite", "deepseek_v32", "minimax_m2", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next",
+    "qwen3_vl_text", "qwen3_vl_moe_text", "llama4_text", "smollm3", "olmo2", "phi3",
 }  # fmt: skip
 PLAIN = {"gpt2", "gpt_neox", "phi", "opt", "bert", "roberta"}
-HEAD_NORMS = {"qwen3", "qwen3_moe", "gemma3_text", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"}
+HEAD_NORMS = {
+    "qwen3", "qwen3_moe", "gemma3_text", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "qwen3_vl_text", "qwen3_vl_moe_text",
+}  # fmt: skip
 WIDE_NORMS = {"minimax_m2", "olmo2"}
 NORMS_PER_LAYER = {"gemma2": 4, "gemma3_text": 4, "phi": 1}
 OUTPUT_GATES = {"qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"}
@@ -28,7 +32,10 @@ ENCODERS = {"bert", "roberta"}
 
 
 def architecture(source: Any, name: str = "") -> Architecture:
-    """The shape behind a config. `source`: a transformers config, a dict, a config.json or the folder of a model."""
+    """The shape behind a config.
+
+    source: a transformers config, a dict, a config.json, the folder of a model, or the name of a model of known.py
+    """
     config = _fields(source)
     own = name or str(config.get("_name_or_path") or "") or (Path(source).stem if isinstance(source, (str, Path)) else "")
     if isinstance(config.get("text_config"), Mapping):
@@ -58,7 +65,12 @@ def _fields(source: Any) -> dict[str, Any]:
                 raise BadInput(f"{str(path)!r} cannot be read ({error})", "Allowed: the JSON of a transformers config") from None
             if isinstance(fields, dict):
                 return fields
-        raise BadInput(f"no config at {str(source)!r}", "Allowed: a config.json or the folder of a model")
+        if isinstance(source, Path) or source.endswith(".json") or source.startswith((".", "/", "~")):
+            raise BadInput(f"no config at {str(source)!r}", "Allowed: a config.json or the folder of a model")
+        known = known_config(source)
+        if known is not None:
+            return {"_name_or_path": source, **known}
+        raise choice("the model", source, known_models())
     raise BadInput(f"a {type(source).__name__}", "Allowed: a transformers config, a dict, a config.json or the folder of a model")
 
 
@@ -100,6 +112,9 @@ def _layer_kinds(config: Mapping[str, Any], count: int) -> list[str]:
     if config.get("full_attention_interval"):
         every = int(config["full_attention_interval"])
         return ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(count)]
+    if config.get("sliding_window") and config.get("sliding_window_pattern"):
+        every = int(config["sliding_window_pattern"])
+        return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(count)]
     windowed = bool(config.get("sliding_window")) and config.get("use_sliding_window", True)
     return ["sliding_attention" if windowed else "full_attention"] * count
 
@@ -117,9 +132,10 @@ def _attention(config: Mapping[str, Any], family: str, kind: str) -> tuple[Core,
     matrices = [
         Matrix("attention", hidden, heads * width * gate, bias=bias or family == "qwen2"),
         Matrix("attention", hidden, kv_heads * width, 2, 2, bias=bias or family == "qwen2"),
-        Matrix("attention", heads * width, hidden, bias=bias),
+        Matrix("attention", heads * width, hidden, bias=bias and family != "glm4_moe"),
     ]
-    vectors = 2 * width if family in HEAD_NORMS else (heads + kv_heads) * width if family in WIDE_NORMS else 0
+    normed = family in HEAD_NORMS or (family == "glm4_moe" and config.get("use_qk_norm"))
+    vectors = 2 * width if normed else (heads + kv_heads) * width if family in WIDE_NORMS else 0
     vectors += heads if family == "gpt_oss" else 0  # attention sinks: one learned logit a head
     window = int(config.get("sliding_window") or 0) if kind == "sliding_attention" else 0
     core = Core("window" if window else "full", heads, width, width, kv_heads, cached=2 * kv_heads * width, window=window)
@@ -177,8 +193,10 @@ def _feed_forward(config: Mapping[str, Any], family: str, number: int) -> tuple[
     hidden = int(config["hidden_size"])
     experts = int(_get(config, "num_experts", "num_local_experts", "n_routed_experts", default=0))
     dense = number < int(config.get("first_k_dense_replace") or 0) or number in (config.get("mlp_only_layers") or [])
+    every = int(config.get("interleave_moe_layer_step") or 1)
+    dense = dense or (number + 1) % every != 0
     if not experts or dense:
-        wide, bias = int(config["intermediate_size"]), bool(config.get("mlp_bias", False))
+        wide, bias = int(_get(config, "intermediate_size_mlp", "intermediate_size")), bool(config.get("mlp_bias", False))
         return [Matrix("mlp", hidden, wide, 2, 2, bias), Matrix("mlp", wide, hidden, bias=bias)], 0
     used = int(_get(config, "num_experts_per_tok", "experts_per_token", default=1))
     wide = int(_get(config, "moe_intermediate_size", "intermediate_size"))
@@ -189,6 +207,7 @@ def _feed_forward(config: Mapping[str, Any], family: str, number: int) -> tuple[
         Matrix("experts", wide, hidden, experts, used, bias),
     ]
     shared = int(config.get("shared_expert_intermediate_size") or 0) or int(config.get("n_shared_experts") or 0) * wide
+    shared = shared or (wide if family == "llama4_text" else 0)
     if shared:
         matrices += [Matrix("mlp", hidden, shared, 2, 2), Matrix("mlp", shared, hidden)]
     if config.get("shared_expert_intermediate_size"):

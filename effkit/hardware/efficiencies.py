@@ -15,7 +15,10 @@ from typing import Any
 
 from effkit.spec.places import shipped_file
 
-BACKENDS = {"tensorrt-llm": "trtllm", "tensorrt_llm": "trtllm", "vllm-ascend": "vllm", "mindie": ""}
+BACKENDS = {
+    "tensorrt-llm": "trtllm", "tensorrt_llm": "trtllm", "tensorrtllm": "trtllm", "trt-llm": "trtllm", "trt_llm": "trtllm",
+    "vllm-ascend": "vllm", "vllm_ascend": "vllm", "mindie": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def efficiencies(kind: str, backend: str | None = None, stack: str = "cuda", tol
 
 
 def backend_name(name: str | None) -> str:
-    own = (name or "").lower()
+    own = (name or "").strip().lower()
     return BACKENDS.get(own, own)
 
 

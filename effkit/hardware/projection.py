@@ -100,6 +100,7 @@ def project(
     accepted: float = 1.0,
     cache_bytes: float | None = None,
     backend: str | None = None,
+    graph: bool = False,
     reached: Efficiencies | None = None,
 ) -> Projection:
     """Time per output token, time to first token and throughput of a model on a device of the catalogue.
@@ -110,6 +111,8 @@ def project(
     prompt, new_tokens, batch, format: 1024, 128, 1 and "bf16" (on a calibration: its dtype) where neither you nor a profile say
         otherwise; batch: sequences kept in flight (continuous batching)
     backend: the runtime that serves: "vllm", "sglang", "trtllm"; None: between them
+    graph: on Ascend, whether a whole step of decoding is started at once (vllm-ascend's FULL_DECODE_ONLY) instead of piece by piece,
+        its default; on CUDA runtimes do so anyway
     reached: constants measured on a device of one's own, instead of the fitted ones
     The rest as in serving.Setting. Llama-3.1-8B in bf16 on an H100 at batch 8, 1024+512 tokens: 7.9 ms, and 7.7 with
     backend="trtllm" (measured: 7.4).
@@ -125,12 +128,11 @@ def project(
         return _attached(shape, on, setting)
     device = accelerator(on)
     asked = demand(shape, device, setting)
-    reached = reached or efficiencies(setting.kind, backend, device.stack)
+    stack = f"{device.stack}-graph" if graph and device.stack == "ascend" else device.stack
+    reached = reached or efficiencies(setting.kind, backend, stack)
     parts = {name: 1000 * value for name, value in step_parts(asked, reached).items()}
     first = 1000 * first_token(asked, reached)
-    off = spread(
-        kind=setting.kind, backend=backend, device=device.name, family=shape.family, moe=shape.moe, stack=device.stack, known=shape.known
-    )
+    off = spread(kind=setting.kind, backend=backend, device=device.name, family=shape.family, moe=shape.moe, stack=stack, known=shape.known)
     basis = "The interval is that of settings held out of the fit" + (f", wider because {'; '.join(off.reasons)}" if off.reasons else "")
     return _projection(device.name, device.stack, device.memory_bytes, shape, setting, parts, first, (off.tpot, off.ttft), basis)
 

@@ -3,9 +3,9 @@
     for row in published("rtx-4090"):
         print(row.model, row.format, row.metric, row.value, row.source)
 
-They lie in `data/published.toml`, models included (as the few fields of a transformers config that decide bytes and operations),
-so that all of it works without a network. Nothing is fitted to them, but for the rows that say so (`use`): the time that a kernel
-takes to start on Ascend.
+They lie in `data/published.toml`, their models in `data/architectures.toml` (as the few fields of a transformers config that decide
+bytes and operations), so that all of it works without a network. Nothing is fitted to them, but for the rows that say so (`use`):
+the time that a kernel takes to start on Ascend.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from effkit.spec.places import shipped_file
 from effkit.spec.recipe import validated
 
 from .catalogue import accelerator
+from .known import known_config, known_models
 
 METRICS = ("tpot_ms", "ttft_ms", "output_rate", "decode_rate", "prefill_rate")
 
@@ -31,6 +32,7 @@ class Published(Noun):
     """One published figure. `config`: of the model, as transformers names its fields; `batch`: of all devices together.
 
     metric: "tpot_ms", "ttft_ms" (ms), "output_rate", "decode_rate" (output tokens a second with and without prefill), "prefill_rate"
+    graph:  a whole step of decoding is started as one graph; told for Ascend only
     disaggregated: prompts are read on other devices; accepted: tokens that a step of speculative decoding yields
     floor:  the figure is the least that a nightly test demands; use: what constant it was used for, if any
     """
@@ -46,6 +48,7 @@ class Published(Noun):
     tensor_parallel: int = Field(default=1, ge=1)
     attention_data_parallel: int = Field(default=1, ge=1)
     expert_parallel: bool = False
+    graph: bool = False
     disaggregated: bool = False
     accepted: float = Field(default=1.0, ge=1)
     metric: Literal["tpot_ms", "ttft_ms", "output_rate", "decode_rate", "prefill_rate"]
@@ -80,7 +83,7 @@ def read_published(path: str | Path) -> tuple[Published, ...]:
             metrics = [name for name in METRICS if name in given]
             if len(metrics) != 1:
                 raise BadInput(f"a row of {source['title']!r} has the figures {metrics}", f"Allowed: one of {', '.join(METRICS)}")
-            figure = {"metric": metrics[0], "value": given[metrics[0]], "config": _one(told["models"], given.get("model"), "the model")}
+            figure = {"metric": metrics[0], "value": given[metrics[0]], "config": _config(given.get("model"))}
             rest = {key: value for key, value in given.items() if key not in METRICS}
             origin = {"source": source["title"], "address": source["address"], "date": source["date"]}
             rows.append(validated(Published, {**shared, **figure, **rest, **origin}, f"a row of {source['title']!r}"))
@@ -91,6 +94,13 @@ def _one(table: dict[str, Any], key: Any, what: str) -> Any:
     if key not in table:
         raise choice(what, key, table)
     return table[key]
+
+
+def _config(model: Any) -> dict[str, Any]:
+    found = known_config(str(model))
+    if found is None:
+        raise choice("the model", model, known_models())
+    return found
 
 
 @functools.cache

@@ -25,7 +25,15 @@ ATTENTION_KERNELS = {"full": 6, "window": 6, "latent": 11, "linear": 9}
 DENSE_KERNELS = 4  # norm, up and gate, activation, down
 SHARED_KERNELS = 3  # the same without the norm
 EXPERT_KERNELS = 8  # router, choice, sorting, two grouped products, activation, quantization, combination
-GROUPED_ROUTERS = {"deepseek_v3", "kimi_k2", "minimax_m2", "glm_moe_dsa"}  # scores with a bias, chosen in two rounds
+GROUPED_ROUTERS = {
+    "deepseek_v3",
+    "deepseek_v32",
+    "kimi_k2",
+    "minimax_m2",
+    "glm_moe_dsa",
+    "glm4_moe",
+    "glm4_moe_lite",
+}  # scores with a bias, chosen in two rounds
 
 # The rate that a product in this format runs at, the first that the device has. Without its own, weights are widened to 16 bits.
 RATES = {
@@ -152,6 +160,8 @@ def rate_of(device: Accelerator, format: str) -> float:
     # MXFP4 weights meet 8-bit activations where the device has 4-bit arithmetic, and are widened to 16 bits elsewhere.
     names = (("fp8", "bf16") if "fp4" in device.rates else ("bf16", "fp16")) if format == "mxfp4" else RATES[format]
     found = next((device.rates[name] for name in (*names, "bf16", "fp16") if device.rates.get(name)), None)
+    if format == "int8" and found:  # some devices keep next to no integer arithmetic: weights are then widened
+        found = max(found, device.rates.get("bf16", 0.0))
     # Where only 8-bit arithmetic is announced: all devices of the catalogue that have both do 16 bits at half that rate.
     found = found or (device.rates.get("fp8") or device.rates.get("int8") or 0) / 2 or None
     if found is None:

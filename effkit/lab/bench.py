@@ -39,9 +39,9 @@ from effkit.models.model import Model
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, OutOfMemory
 from effkit.spec.exploration import Stage
-from effkit.spec.files import atomic_file, free_bytes, writing
+from effkit.spec.files import atomic_file, content_hash, free_bytes, writing
 from effkit.spec.progress import Snapshot, Work
-from effkit.spec.recipe import Distill, Quantize, Recipe, Step, content_hash
+from effkit.spec.recipe import Distill, Quantize, Recipe, Step
 from effkit.spec.record import Profile, Record
 from effkit.spec.space import Draft, byte_budget, key_of, step_at
 

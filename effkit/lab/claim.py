@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effkit.compress.distillation.specialist import refuse_teacher, specialist
+from effkit.compress.distillation.pruning.words import refuse_teacher
+from effkit.compress.distillation.students import apply_student
 from effkit.compress.fitting import Settings
 from effkit.compress.pool import augmented
 from effkit.compress.teaching import finetune, fitted
@@ -31,15 +32,17 @@ from effkit.measure.serving import Served, ServedLinear, best_form, interleaved,
 from effkit.measure.tasks import difference, retained, score
 from effkit.models.classifying import classifier
 from effkit.models.labelled import LabelledSet, Split, budget, read_labelled, split
-from effkit.models.model import Model
+from effkit.models.model import Model, wrap
 from effkit.spec.claim import Claim, Contender
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work, long_work
+from effkit.spec.recipe import Student
 
 TEACHER_TOKENS = 260_000  # read while fine-tuning
 POOL_TOKENS = 330_000  # read by the teacher to answer the pool
 POOL_TEXTS = 14_000
 LEAST_TEXTS = 6_000  # below which the pool is augmented
+STUDENT = Student(layers=1, hidden_size=96, heads=2, ffn=192, vocabulary=8000, embeddings="words")
 STUDENT_STEPS, STUDENT_BATCH, STUDENT_RATE = 1200, 64, 2e-3
 WORD_DROPOUT = 0.1
 TEST_TEXTS = 3_000  # answered one by one
@@ -138,7 +141,11 @@ class _Trial:
         said = yield from answers(teacher, self.texts, self.window, autocast=self.autocast)
         self.taught = torch.softmax(said, -1)
         self.spent["teacher's answers"] = time.perf_counter() - begun
-        new = yield from specialist.work(teacher, self.texts[:real], window=self.window, seed=self.seed)
+        step = STUDENT.model_copy(update={"window": max(self.window, 8)})
+        new = yield from apply_student(teacher, step, self.texts[:real], self.seed)
+        # a model of its own: what it learns below is no step of a recipe, since its teacher's answers serve the linear model too
+        point = teacher.checkpoint
+        new = wrap(new.module, new.tokenizer, point.source, revision=point.revision, licence=point.licence, notes=(step.label(),))
         epochs = max(2, round(STUDENT_STEPS * STUDENT_BATCH / len(self.texts)))
         settings = Settings(epochs, STUDENT_RATE, STUDENT_BATCH, word_dropout=WORD_DROPOUT, seed=self.seed)
         self.models["student"] = yield from fitted(new, self.texts, self.taught, settings, self.window)

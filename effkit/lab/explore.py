@@ -18,10 +18,10 @@ from effkit.models.datasets import Text, read_text
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.exploration import TIMED, Budget, Exploration, check_objectives
-from effkit.spec.files import write_text
+from effkit.spec.files import content_hash, write_text
 from effkit.spec.places import data_folder
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
-from effkit.spec.recipe import content_hash, validated
+from effkit.spec.recipe import validated
 from effkit.spec.space import Space
 
 from .bench import Bench, Found, Job, Measuring

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effkit.spec.errors import BadInput, choice
-from effkit.spec.files import writing
+from effkit.spec.files import content_hash, writing
 from effkit.spec.frontier import FIGURES
-from effkit.spec.recipe import content_hash
 from effkit.spec.space import WHICH, Draft, Point, Space, key_of
 
 if TYPE_CHECKING:

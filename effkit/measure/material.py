@@ -79,13 +79,14 @@ def material_for(model: Model, base: Model | None, on: str | Path | Sequence[str
     for who, m in (("model", model), ("base", base)):
         if m is not None and window > m.window:
             raise BadInput(f"window is {window} tokens", f"The {who} reads at most {m.window} at once", f"Choose at most {m.window}")
-    if base is not None and base is not model and model.tokens(text.text[:SAMPLE]) != base.tokens(text.text[:SAMPLE]):
+    language = model.task == "causal-lm"  # a classifier's outcomes are its classes: each reads the texts in its own tokens
+    if language and base is not None and base is not model and model.tokens(text.text[:SAMPLE]) != base.tokens(text.text[:SAMPLE]):
         raise BadInput(
             "the model and the base cut the same text into different tokens",
             "Both must have the same vocabulary",
             "Compare with the model that this one was made from",
         )
-    if model.task == "causal-lm":
+    if language:
         return Windows(text, datasets.windows(text, model, window, windows))
     texts = text.documents if len(text.documents) > 1 else [line for line in text.text.splitlines() if line.strip()]
     return Texts(text, texts, window)

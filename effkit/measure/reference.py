@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from effkit.models.checks import raw_bytes
 from effkit.spec.errors import BadInput, bytes_text
-from effkit.spec.files import free_bytes
+from effkit.spec.files import content_hash, free_bytes
 from effkit.spec.places import cache_folder
-from effkit.spec.recipe import content_hash
 
 LAYOUT = 1
 LIMIT = 4_000_000_000

@@ -17,9 +17,9 @@ from torch import nn
 
 from effkit import __version__
 from effkit.spec.errors import BadInput, CannotWrite
-from effkit.spec.files import atomic_folder, parsed, write_text
+from effkit.spec.files import atomic_folder, parsed, upgrade, write_text
 from effkit.spec.plan import Plan
-from effkit.spec.recipe import Recipe, upgrade, validated
+from effkit.spec.recipe import Recipe, validated
 from effkit.spec.record import Checkpoint
 from effkit.spec.sharing import shareable
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from .errors import BadInput, bytes_text, choice
+from .files import upgrade
 from .frontier import FIGURES, Frontier, figure_of
 from .intervals import Noun
-from .recipe import Recipe, from_json, upgrade
+from .recipe import Recipe, from_json
 from .record import Record
 
 VERSION = 1

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -84,13 +86,15 @@ def parsed(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def check_text(data: Any, where: str) -> None:
-    """Raise BadInput for what could be read but not written again: half a surrogate pair, nesting without end."""
+def check_writable(data: Any, where: str) -> None:
+    """Raise BadInput for what could be read but not written again: half a surrogate pair, a number that is none, nesting without end."""
     level, depth = [data], 0
     while level:
         for value in level:
             if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise BadInput(f"{where} holds the text {value[:80]!r}", "Allowed: text that UTF-8 can hold")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BadInput(f"{where} holds the number {value}", "Allowed: finite numbers")
         holders = [value for value in level if isinstance(value, dict | list | tuple)]
         level = [inner for held in holders for inner in ([*held, *held.values()] if isinstance(held, dict) else held)]
         depth += 1
@@ -137,3 +141,18 @@ def free_bytes(path: Path) -> int:
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def upgrade(data: dict[str, Any], version: int, what: str) -> dict[str, Any]:
+    """Bring plain data of an older version up to `version`. A newer one is refused with what to do."""
+    given = data.get("version", version)
+    if not isinstance(given, int) or given < 1:
+        raise BadInput(f"the version of this {what} is {given!r}", f"Allowed: 1 to {version}")
+    if given > version:
+        raise BadInput(f"the version of this {what} is {given}", f"This effkit reads versions 1 to {version}", "Update effkit to read it")
+    return {**data, "version": version}
+
+
+def content_hash(data: Any) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of `data`."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ Defaults are written out, so that a recipe means the same after a default change
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from .errors import BadInput, choice
-from .files import check_text, parsed
+from .files import check_writable, content_hash, parsed, upgrade
 from .intervals import Noun
 
 VERSION = 1
@@ -163,7 +162,10 @@ class Student(Noun):
     layers, hidden_size, heads, ffn: the new shape. Where hidden_size alone is given, heads keep their size as far as it
                                      divides, and ffn keeps its ratio to hidden_size
     vocabulary, text:                as in Prune
-    embeddings:                      "random", or "project": the teacher's tables, projected to the new width
+    embeddings:                      "random"; "project": the teacher's tables, projected to the new width; or "words" (of a BERT):
+                                     the frequent words of `text` become tokens beside the pieces it uses, `vocabulary` in all, and
+                                     each starts as the teacher's answer to it alone
+    window:                          with "words": the most tokens that it reads
     """
 
     step: Literal["student"] = "student"
@@ -172,13 +174,22 @@ class Student(Noun):
     heads: int | None = Field(default=None, ge=1)
     ffn: int | None = Field(default=None, ge=1)
     vocabulary: Vocabulary = None
-    embeddings: Literal["random", "project"] = "random"
+    embeddings: Literal["random", "project", "words"] = "random"
+    window: int | None = Field(default=None, ge=8)
     text: str | None = None
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _words(self) -> Student:
+        if self.embeddings == "words" and not isinstance(self.vocabulary, int):
+            raise BadInput(f"vocabulary is {self.vocabulary!r}", "Allowed with embeddings 'words': a whole number, the most tokens")
+        if self.embeddings != "words" and self.window is not None:
+            raise BadInput(f"window is {self.window}", "Allowed with embeddings 'words' only: else it is the teacher's", "Leave it out")
+        return self
+
     def label(self) -> str:
         """A short name for a chart: 'new student of 4 layers'."""
-        shape = _shape_label(self)
+        shape = _shape_label(self).replace(" tokens", " words" if self.embeddings == "words" else " tokens")
         return f"new student of {shape}" if shape else "new student"
 
 
@@ -211,6 +222,9 @@ class Distill(Noun):
     autocast:  "bfloat16" or "float16" (the loss is then scaled) for the forward passes; None: as the models compute
     top_k:     learn the teacher's k likeliest tokens of each position and the mass of all others, kept on disk for later runs
     patience:  stop after so many held-out measurements without a better one, and keep the best; None: all steps
+    schedule:  of the learning rate after its warm-up: "constant", or "linear", falling to zero at the last step
+    word_dropout: share of a text's tokens hidden from a classifier in a step, so that no single word decides
+    augment:   where a classifier has fewer texts to train on, so many, made of their words; the teacher answers them too
     text:      a file of training text; None for the offline default
     """
 
@@ -232,6 +246,9 @@ class Distill(Noun):
     autocast: Literal["bfloat16", "float16"] | None = None
     top_k: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
+    schedule: Literal["constant", "linear"] = "constant"
+    word_dropout: float = Field(default=0.0, ge=0, lt=0.5)
+    augment: int | None = Field(default=None, ge=1)
     text: str | None = None
 
     def label(self) -> str:
@@ -335,7 +352,7 @@ def step_of(kind: type[S], **fields: Any) -> S:
 
 def validated(noun: type, data: Any, where: str) -> Any:
     """Build `noun` from plain data; a mistake becomes one BadInput naming field, value and what is allowed."""
-    check_text(data, where)
+    check_writable(data, where)
     if noun is Recipe and isinstance(data, dict):
         steps = data.get("steps")
         for i, step in enumerate(steps if isinstance(steps, list | tuple) else ()):
@@ -378,17 +395,3 @@ def _fields_at(noun: type, loc: tuple[int | str, ...]) -> list[str]:
         if isinstance(before, int) and part in STEPS:
             noun = STEPS[str(part)]
     return sorted(noun.model_fields)  # type: ignore[attr-defined]
-
-
-def upgrade(data: dict[str, Any], version: int, what: str) -> dict[str, Any]:
-    """Bring plain data of an older version up to `version`. A newer one is refused with what to do."""
-    given = data.get("version", version)
-    if not isinstance(given, int) or given < 1:
-        raise BadInput(f"the version of this {what} is {given!r}", f"Allowed: 1 to {version}")
-    if given > version:
-        raise BadInput(f"the version of this {what} is {given}", f"This effkit reads versions 1 to {version}", "Update effkit to read it")
-    return {**data, "version": version}
-
-
-def content_hash(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from .energy import Energy
+from .files import upgrade
 from .intervals import Estimate, Noun, three
 from .plan import Plan
-from .recipe import Recipe, from_json, upgrade
+from .recipe import Recipe, from_json
 
 if TYPE_CHECKING:
     from .serving import Goodput

@@ -21,8 +21,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from .errors import BadInput, choice
+from .files import content_hash, upgrade
 from .intervals import Noun
-from .recipe import STEPS, Recipe, content_hash, upgrade, validated
+from .recipe import STEPS, Recipe, validated
 
 VERSION = 1
 BYTES = "bytes"  # a quantize step's budget: resolved into module_bits when the recipe is made

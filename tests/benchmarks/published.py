@@ -4,7 +4,8 @@
 
 The rows lie in data/published.toml with their sources. Nothing that effkit ships was fitted to them, with one exception, which is
 listed but not scored: use = "launch", the time that a kernel takes to start on Ascend, from the six rows at batch 1 of one page of
-vllm-ascend's docs. `ascend_other_pages` leaves out the other rows of that page too.
+vllm-ascend's docs, and, where a step is one graph, from two of its nightly tests. `ascend_other_pages` leaves out the other rows of
+that page too.
 
 Errors are of times: a rate is turned into the time of a token first, so that half and twice as fast weigh the same way in all of
 them. A `floor` is the least that a nightly test demands (95% or 97% of it), and is scored as if it were the figure itself.
@@ -44,6 +45,7 @@ def projected(row: Published) -> Estimate:
         attention_data_parallel=row.attention_data_parallel,
         expert_parallel=row.expert_parallel,
         accepted=row.accepted,
+        graph=row.graph,
         backend=row.backend if row.backend in ("vllm", "sglang", "trtllm") else None,
     )
     first, token = p.time_to_first_token, p.time_per_output_token

@@ -2,7 +2,9 @@
 
 Nothing here knows a prediction. A row is left out, and counted under its reason, where
 - `disagg`: prefill and decode ran on separate pools; most such rows do not say how many workers there were nor their batch (0);
-- `unknown model`, `unknown device`: no config or no catalogue entry;
+- `unknown model`: neither a config beside the file nor an entry of data/architectures.toml; `unknown device`: no catalogue entry;
+- `unknown format`; `unknown figure`: the catalogue lacks the device's bandwidth, link or rate; `impossible setting`: degrees of
+  parallelism that do not divide, no batch; `missing value`: no time, or a number that is none;
 - `queueing`: the time to the first token is above 1 s plus five times what the device needs, at its peak rates, to read the prompts
   of all requests in flight: such a request waited for something else than its neighbours' prompts;
 - `prefix cache`: the time to the first token is below what the peak rates need to read its prompt once.
@@ -19,28 +21,31 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from reporting import shared
+from reporting import SHARED
 
 from effkit.hardware.architecture import Architecture
 from effkit.hardware.catalogue import Accelerator, accelerator
 from effkit.hardware.configs import architecture
+from effkit.hardware.efficiencies import backend_name
+from effkit.hardware.known import known_config, plain_name
 from effkit.hardware.serving import Demand, Setting, demand
 from effkit.spec.errors import BadInput
 
 SPECULATIVE = {("trtllm", "1.2.0rc6.post3")}
 ACCEPTED = 1.7  # tokens a step of such a row yields (DeepSeek-V3's predictor: 85 to 90% of second tokens are accepted)
 FORMATS = {
-    "fp4": "nvfp4", "nvfp4": "nvfp4", "fp8": "fp8", "fp8_block": "fp8_block", "int4": "int4_g32", "int4_wo": "int4_g32",
-    "int8_wo": "int8", "int8": "int8", "bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "": "bf16",
-    "w4a16_mxfp4": "mxfp4", "mxfp4": "mxfp4", "w4afp8": "int4_g128",
+    "fp4": "nvfp4", "nvfp4": "nvfp4", "fp8": "fp8", "fp8_block": "fp8_block", "fp8_static": "fp8", "fp8_ootb": "fp8", "float8": "fp8",
+    "w8a8_fp8": "fp8", "int4": "int4_g32", "int4_wo": "int4_g32", "w4a16": "int4_g128", "awq": "int4_g128", "gptq": "int4_g128",
+    "w4afp8": "int4_g128", "w4a8": "int4_g128", "int8_wo": "int8", "int8": "int8", "sq": "int8", "w8a8": "int8", "w8a8_int8": "int8",
+    "w8a16": "int8", "bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "fp16": "bf16", "half": "bf16", "auto": "bf16",
+    "none": "bf16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4", "mxfp4": "mxfp4", "fp32": "fp32", "float32": "fp32",
 }  # fmt: skip
-SUFFIXES = re.compile(r"-(instruct|chat|base|hf|fp8|fp4|nvfp4|bf16|mxfp4|awq|gptq|int4|int8|w8a8|w4a16|dynamic|\d{4}|v0\.\d)$")
-SAME_SHAPE = {"llama-3.3-70b": "llama-3.1-70b", "llama-3-70b": "llama-3.1-70b", "llama-3-8b": "llama-3.1-8b"}
 HELD_OUT = (0, 1, 2)  # of ten parts, by a hash of the group
 
 
@@ -68,81 +73,104 @@ class Row:
         return f"{self.shape.family}-{self.shape.layers}x{self.shape.hidden}"
 
 
-def read_rows(path: Path, configs: Path) -> tuple[list[Row], Counter[str]]:
-    """The rows that can be scored, and how many were left out for which reason."""
-    files = [file for file in sorted(configs.glob("*_config.json")) if not file.name.endswith("_hf_quant_config.json")]
-    known = {plain(file.name.removesuffix("_config.json").split("--")[-1]): file for file in files}
-    shapes: dict[str, tuple[Architecture, bool, bool]] = {}
+def read_rows(path: Path, configs: Path | None) -> tuple[list[Row], Counter[str]]:
+    """The rows that can be scored, and how many were left out for which reason. configs: a folder of configs, besides those known."""
+    files = sorted(configs.glob("*_config.json")) if configs else []
+    files = [file for file in files if not file.name.endswith("_hf_quant_config.json")]
+    known = {file.name.removesuffix("_config.json").split("--")[-1].lower(): file for file in files}
+    known = {**{plain_name(name): file for name, file in reversed(known.items())}, **known}  # a release's own, else one of its shape
+    shapes: dict[str, tuple[Architecture, bool, bool] | None] = {}
     rows, left_out = [], Counter()
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         for told in csv.DictReader(stream):
-            row = _row(told, known, shapes, left_out)
-            if row is not None:
+            row = _row({key: (value or "").strip() for key, value in told.items() if key}, known, shapes)
+            if isinstance(row, Row):
                 rows.append(row)
+            else:
+                left_out[row] += 1
     return rows, left_out
 
 
-def configs_beside(path: Path) -> Path:
-    """The folder of configs beside a file of rows, or the one beside the checkout."""
-    own = path.parent / "model_configs"
-    return own if own.is_dir() else shared("validation/model_configs", "--configs DIR")
+def configs_beside(path: Path) -> Path | None:
+    """The folder of configs beside a file of rows, or the one beside the checkout, if there is one."""
+    return next((place for place in (path.parent / "model_configs", SHARED / "validation" / "model_configs") if place.is_dir()), None)
 
 
-def plain(name: str) -> str:
-    """A model's name without what does not change its shape: 'Meta-Llama-3.1-8B-Instruct' -> 'llama-3.1-8b'."""
-    name = name.split("/")[-1].lower().removeprefix("meta-")
-    while SUFFIXES.search(name):
-        name = SUFFIXES.sub("", name)
-    return SAME_SHAPE.get(name, name)
-
-
-def _row(told: dict[str, str], known: dict[str, Path], shapes: dict, left_out: Counter[str]) -> Row | None:
-    if told["mode"] != "agg":
-        left_out[told["mode"] or "no mode"] += 1
-        return None
-    name = plain(told["model_path"])
-    if name not in known:
-        left_out["unknown model"] += 1
-        return None
-    if name not in shapes:
-        config = json.loads(known[name].read_text(encoding="utf-8"))
+def _shape(name: str, known: dict[str, Path]) -> tuple[Architecture, bool, bool] | None:
+    """The shape of a model, whether its 8-bit release scales blocks, and whether it has a predictor of further tokens."""
+    try:
+        file = known.get(name) or known.get(plain_name(name))
+        config = json.loads(file.read_text(encoding="utf-8")) if file else known_config(name)
+        if config is None:
+            return None
         text = json.dumps(config)
         predicts = re.search(r'"(num_nextn_predict_layers|mtp_num_hidden_layers|num_mtp_modules)": [1-9]', text) is not None
-        shapes[name] = architecture(config, name), '"weight_block_size"' in text, predicts
+        return architecture(config, name), '"weight_block_size"' in text, predicts
+    except (BadInput, ValueError, KeyError, TypeError):  # a config of a family that has other fields
+        return None
+
+
+def _row(told: dict[str, str], known: dict[str, Path], shapes: dict) -> Row | str:
+    """The row, or why it is left out."""
+    mode = told.get("mode", "").lower() or "agg"
+    if mode != "agg":
+        return mode
+    name = told.get("model_path", "").rstrip("/").split("/")[-1].lower()
+    if name not in shapes:
+        shapes[name] = _shape(name, known)
+    if shapes[name] is None:
+        return "unknown model"
     shape, blocks, predicts = shapes[name]
+    system, backend = told.get("system", ""), backend_name(told.get("backend"))
     try:
-        device = accelerator(told["system"])
-        setting = _setting(told, shape, blocks, predicts)
-        asked = demand(shape, device, setting)
-        tpot, ttft = float(told["silicon_tpot_ms"]) / 1000, float(told["silicon_ttft_ms"]) / 1000
+        device = accelerator(system)
     except BadInput:
-        left_out["unknown device"] += 1
-        return None
-    except ValueError:
-        left_out["missing value"] += 1
-        return None
-    if not (tpot > 0 and ttft > 0):
-        left_out["missing value"] += 1
-        return None
+        return "unknown device"
+    try:
+        tpot, ttft = (float(told.get(f"silicon_{which}_ms") or "nan") / 1000 for which in ("tpot", "ttft"))
+        format = _format(told, shape, blocks)
+        if format is None:
+            return "unknown format"
+        setting = _setting(told, format, predicts and (backend, told.get("backend_version")) in SPECULATIVE)
+    except BadInput:
+        return "impossible setting"
+    except (ValueError, OverflowError):
+        return "missing value"
+    if not (0 < tpot < math.inf and 0 < ttft < math.inf):
+        return "missing value"
+    try:
+        asked = demand(shape, device, setting)
+    except BadInput:
+        return "unknown figure"
     least = asked.prefill_flops + asked.prefill_expert_flops + asked.prefill_core
     if ttft > 1 + 5 * least * setting.batch:
-        left_out["queueing"] += 1
-        return None
+        return "queueing"
     if ttft < least:
-        left_out["prefix cache"] += 1
-        return None
+        return "prefix cache"
     family = f"{shape.family}-{shape.layers}x{shape.hidden}"
-    group = f"{family} {told['system']} {told['backend']} {setting.kind} {setting.tensor_parallel}"
-    return Row(told["id"], shape, device, told["system"], told["backend"], setting, asked, tpot, ttft, group)
+    group = f"{family} {system} {backend} {setting.kind} {setting.tensor_parallel}"
+    return Row(told.get("id", ""), shape, device, system, backend, setting, asked, tpot, ttft, group)
 
 
-def _setting(told: dict[str, str], shape: Architecture, blocks: bool, predicts: bool) -> Setting:
+def _format(told: dict[str, str], shape: Architecture, blocks: bool) -> str | None:
+    """What weights are rounded to: of the products where the file says it, else what the row calls its precision."""
+    named = [word for word in (told.get(column, "").lower() for column in ("gemm_quant_mode", "precision")) if word]
+    format = next((FORMATS[word] for word in named if word in FORMATS), None if named else "bf16")
+    if shape.family == "gpt_oss" and format not in ("bf16", None):
+        return "mxfp4"
+    if format == "fp8" and (blocks or "block" in told.get("moe_quant_mode", "")):
+        return "fp8_block"
+    return format
+
+
+def _setting(told: dict[str, str], format: str, speculative: bool) -> Setting:
     def number(column: str) -> int:
         return int(float(told.get(column) or 0))
 
     tensor, data = max(number("tp_size"), 1), number("attention_dp_size")
     slices, experts = max(number("moe_tp_size"), 1), max(number("moe_ep_size"), 1)
-    batch, in_flight = number("batch_size"), re.search(r"_c(\d+)_", told["id"])
+    in_flight = re.search(r"_c(\d+)_", told.get("id", ""))
+    batch = number("batch_size") or (int(in_flight[1]) // max(data, 1) if in_flight else 0)
     devices = tensor * max(data, 1)
     if data and slices == experts > 1:
         devices = slices
@@ -152,14 +180,9 @@ def _setting(told: dict[str, str], shape: Architecture, blocks: bool, predicts: 
     flying = batch * max(data, 1)
     if not data and in_flight:  # the degree of attention is not told, but both numbers of requests are
         flying = int(in_flight[1])
-        groups = max(1, flying // batch)
+        groups = max(1, flying // max(batch, 1))
     if devices % groups:
         groups = 1
-    format = FORMATS[told["gemm_quant_mode"] if told["gemm_quant_mode"] in FORMATS and told["gemm_quant_mode"] else told["precision"]]
-    if shape.family == "gpt_oss" and format != "bf16":
-        format = "mxfp4"
-    if format == "fp8" and (blocks or "block" in told["moe_quant_mode"]):
-        format = "fp8_block"
     return Setting(
         format=format,
         prompt=number("isl"),
@@ -169,5 +192,5 @@ def _setting(told: dict[str, str], shape: Architecture, blocks: bool, predicts: 
         attention_data_parallel=groups,
         expert_parallel=experts > 1,
         pipeline_parallel=max(number("pp_size"), 1),
-        accepted=ACCEPTED if predicts and (told["backend"], told["backend_version"]) in SPECULATIVE else 1.0,
+        accepted=ACCEPTED if speculative else 1.0,
     )

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import effkit as ek
+from effkit.models.classifying import classifier
 from effkit.spec.errors import OutOfMemory
 
 TEXT = " ".join(f"The pump was opened {n} times before its seal gave way and the crew wrote down why." for n in range(60))
@@ -167,6 +168,26 @@ def test_five_distillation_steps_equal_the_cpus(base, tiny_llama, way):
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= closest
     assert max(float((ours[name] - start[name]).abs().max()) for name in ours) > 1e-4  # it trained
     near(here, there)
+
+
+def test_a_student_whose_tokens_are_words_learns_what_it_learns_on_the_cpu(tiny_encoder_folder):
+    texts = [f"Turbofan {kind} near the wing, found on day {n}" for n in range(12) for kind in ("leak", "crack", "fire")]
+    shape = {"layers": 1, "hidden_size": 16, "heads": 2, "ffn": 32, "vocabulary": 200, "embeddings": "words", "window": 64}
+    found = []
+    for device in ("npu:0", "cpu"):
+        teacher = classifier(tiny_encoder_folder, ["leak", "crack", "fire"], device=device)
+        student = ek.student(teacher, **shape, text=texts)
+        assert str(student.device).startswith(device[:3])
+        found.append(parameters(student))
+        for part in student.module.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0  # another device draws other numbers
+        way = {"steps": 5, "batch": 16, "window": 64, "train": "all", "schedule": "linear", "word_dropout": 0.2}
+        found.append(parameters(ek.distill(teacher, student, texts, **way)))
+    made, learnt, made_there, learnt_there = found
+    assert max(float((made[name] - made_there[name]).abs().max()) for name in made) <= 1e-5
+    assert max(float((learnt[name] - learnt_there[name]).abs().max()) for name in made) <= 1e-5
+    assert max(float((learnt[name] - made[name]).abs().max()) for name in made) > 1e-4
 
 
 def test_training_in_float16_scales_its_loss(base):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -47,6 +50,49 @@ def test_every_peer_has_a_worker(compare):
     assert {"bitsandbytes", "hqq", "torchao", "optimum-quanto", "auto-round", "gptqmodel", "llmcompressor"} == set(compare.PEERS)
     for peer in compare.PEERS.values():
         assert (HERE / f"{peer.worker}_worker.py").exists()
+
+
+def test_only_settings_without_a_result_are_measured_again(compare):
+    peer = compare.Peer((), "hqq", ({"bits": 4}, {"bits": 3}, {"bits": 2}))
+    kept = {"results": [{"setting": {"bits": 2}, "kl": 1.0}, {"setting": {"bits": 4}, "error": "no kernel"}]}
+    assert compare.unmeasured(kept, peer) == ({"bits": 3},)
+    assert compare.unmeasured({"results": [*kept["results"], {"setting": {"bits": 3}}]}, peer) == ()
+    assert compare.unmeasured(None, peer) is None
+    assert compare.unmeasured({"error": "cannot be installed: no wheel"}, peer) is None
+    assert compare.unmeasured(kept, None) == ()  # not a peer: its settings are not in the table
+
+
+def test_the_texts_without_options_are_those_of_the_committed_figures(compare, tmp_path):
+    committed = json.loads((HERE.parents[2] / "data" / "measured" / "peers-stories15m.json").read_text(encoding="utf-8"))
+    try:
+        files = compare.halves(tmp_path)
+    except SystemExit:
+        pytest.skip("the sample of TinyStories is not beside this checkout")
+    found = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert found == [committed["calibration_sha256"], committed["test_sha256"]]
+
+
+def test_the_committed_figures_hold_every_program_and_setting(compare):
+    """A setting that was added or changed without measuring it again is found here."""
+    committed = json.loads((HERE.parents[2] / "data" / "measured" / "peers-stories15m.json").read_text(encoding="utf-8"))
+    programs = committed["programs"]
+    assert committed["not_run"] == []
+    assert set(programs) == {*compare.PEERS, "llama.cpp", "effkit", "effkit, its benchmark"}
+    for name, peer in compare.PEERS.items():
+        measured = [result["setting"] for result in programs[name]["results"]]
+        assert [setting for setting in peer.settings if setting not in measured] == [], name
+    for size in compare.SIZES:
+        assert {name: r["kl"] for name, r in committed["best"][str(size)].items()} == {
+            name: r["kl"] for name, r in compare.best(programs, size).items()
+        }
+
+
+def test_every_worker_reads_each_setting_that_it_is_given(compare):
+    """A word that a worker does not know would be a setting in the table only."""
+    for name, peer in compare.PEERS.items():
+        tree = ast.parse((HERE / f"{peer.worker}_worker.py").read_text(encoding="utf-8"))
+        known = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert {word for setting in peer.settings for word in setting} <= known, name
 
 
 def test_blocks_of_a_gguf_come_back_in_our_order(compare, stories15m, tmp_path):

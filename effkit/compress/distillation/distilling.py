@@ -50,6 +50,9 @@ def distill(
     autocast: str | None = None,
     patience: int | None = None,
     top_k: int | None = None,
+    schedule: Literal["constant", "linear"] = "constant",
+    word_dropout: float = 0.0,
+    augment: int | None = None,
     prompts: Sequence[str] = (),
     resume: Snapshot | None = None,
 ) -> Work[Model]:
@@ -68,6 +71,7 @@ def distill(
     While it runs, temperature, learning_rate, mix and the weights hard, hidden and attention may be changed.
     Started by `accelerate launch` or torchrun, each process works on a share of every batch; all end with the same student
     (`effkit run` writes it once). A knob is then to be changed in all of them.
+    A classifier's teachers are asked in advance, each text once, where every text will be read at least twice.
     A loss that is not finite takes the run back to the last held-out measurement with half the learning rate, three times.
     Raises BadInput (text too short, vocabularies without a map, nothing to train), OutOfMemory, EffkitError if it diverges.
     """
@@ -75,6 +79,7 @@ def distill(
         "steps": steps, "temperature": temperature, "learning_rate": learning_rate, "window": window, "batch": batch, "train": train,
         "objective": objective, "mix": mix, "hard": hard, "hidden": hidden, "attention": attention, "source": source,
         "quantize": quantize, "autocast": autocast, "patience": patience, "top_k": top_k,
+        "schedule": schedule, "word_dropout": word_dropout, "augment": augment,
         "layer_map": None if layer_map is None else tuple(tuple(pair) for pair in layer_map),
     }  # fmt: skip
     step = step_of(Distill, **fields, text=_file_name(text))
@@ -101,7 +106,7 @@ def apply_distill(
     if student.task == "causal-lm":
         material = windows_for(student, given, step.window)
     else:
-        material = texts_for(given, labels, int(student.config.num_labels))
+        material = texts_for(given, labels, int(student.config.num_labels), step.augment or 0, seed)
     with guard(student.device, "copying the student"):
         trainee = student.to(dtype=torch.float32)
     training = Training.begin(teachers, trainee, step, material, seed, shared)
@@ -135,6 +140,8 @@ def _loop(training: Training, prompts: tuple[str, ...]) -> Work[None]:
         if change:
             training.change_(change)
 
+    for event in training.ask_():
+        yield from told(f"asking the teacher: {event.done} of {event.total} texts", {}, {})
     if training.done == 0:
         yield from pieces(training.measure_(), "reading the held-out text")
         details: dict[str, Any] = {"references": training.references()}

@@ -16,6 +16,8 @@ from effkit.models.datasets import read_text, windows
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 
+from ..pool import augmented
+
 HELD_OUT_WINDOWS = 4
 HELD_OUT_TEXTS = 64  # texts of a classifier are short
 NO_LABEL = -100
@@ -125,8 +127,11 @@ def windows_for(student: Model, text: Any, window: int) -> Windows:
     return Windows(own[kept], own[held])
 
 
-def texts_for(text: Any, labels: Sequence[int | None] | None, classes: int) -> Texts:
-    """The texts of a list, or the lines of a file, every tenth (at most 64) held out. labels: a class or None for each."""
+def texts_for(text: Any, labels: Sequence[int | None] | None, classes: int, least: int = 0, seed: int = 0) -> Texts:
+    """The texts of a list, or the lines of a file, every tenth (at most 64) held out. labels: a class or None for each.
+
+    least: texts to train on; where there are fewer, the rest is made of them, without labels, as `seed` draws it
+    """
     given = read_text(text, part="train")
     texts = given.documents if len(given.documents) > 1 else tuple(line for line in given.text.splitlines() if line.strip())
     if len(texts) < 2:
@@ -142,7 +147,9 @@ def texts_for(text: Any, labels: Sequence[int | None] | None, classes: int) -> T
     if wrong is not None:
         raise BadInput(f"a label is {wrong!r}", f"Allowed: 0 to {classes - 1}, the classes of the student, or None")
     kept, held = _held_out(len(texts), HELD_OUT_TEXTS)
-    return Texts(tuple(texts[i] for i in kept), tuple(texts[i] for i in held), tuple(known[i] for i in kept))
+    train = [texts[i] for i in kept]
+    made = augmented(train, least - len(train), seed)
+    return Texts((*train, *made), tuple(texts[i] for i in held), (*(known[i] for i in kept), *(NO_LABEL for _ in made)))
 
 
 def _held_out(total: int, most: int) -> tuple[list[int], list[int]]:

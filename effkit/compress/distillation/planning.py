@@ -13,7 +13,11 @@ from effkit.spec.recipe import Distill
 
 
 def plan_distill(model: Model, step: Distill) -> Plan:
-    """Which weights of the student are trained. BadInput if none would be: weights in few bits cannot be."""
+    """Which weights of the student are trained. BadInput if none would be (weights in few bits cannot be), and for what is asked of
+    a language model that only classifiers have."""
+    for name in ("word_dropout", "augment"):
+        if model.task == "causal-lm" and getattr(step, name):
+            raise BadInput(f"{name} is {getattr(step, name)}", "Allowed for a classifier only", "Leave it out")
     trained = trained_parameters(model, step.train)
     names = {name.rpartition(".")[0] for name in trained}
     if not any(p.dim() > 1 for p in trained.values()):

@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from effkit.models.mean_bert import MeanBertForSequenceClassification
 from effkit.models.model import Model
 from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.recipe import Prune, Student, step_of
 
 from .pruning.cutting import Kept, cut
-from .pruning.planning import axes_and_changes, cut_of, decide, prune_outline, student_outline
+from .pruning.planning import axes_and_changes, cut_of, decide, prune_outline, student_outline, words_for, words_outline
 from .pruning.scratch import drawn, new_config, project_embeddings_
 from .pruning.vocabulary import cut_tokenizer, renumber_generation_
+from .pruning.words import TABLE, embedded, own_tokenizer, words_config
 
 
 @long_work
@@ -58,20 +62,25 @@ def student(
     ffn: int | None = None,
     *,
     vocabulary: int | Literal["used"] | None = None,
-    embeddings: Literal["random", "project"] = "random",
+    embeddings: Literal["random", "project", "words"] = "random",
+    window: int | None = None,
     text: Any = None,
     seed: int = 0,
 ) -> Work[Model]:
     """A new student of the teacher's architecture with random weights, to be trained; what is None is as in the teacher.
 
     vocabulary, text: as for `prune`
-    embeddings:       "project" starts token and position tables from the teacher's, in the new width
+    embeddings:       "project" starts token and position tables from the teacher's, in the new width. "words" makes a BERT's
+                      student whose tokens are the frequent words of `text`, beside the pieces that the rest needs, at most
+                      `vocabulary` in all; each starts as the teacher's answer to it alone
+    window:           with "words": the most tokens that it reads; None: as many as the teacher
 
-    Raises BadInput for a shape that the architecture cannot have.
+    Raises BadInput for a shape that the architecture cannot have, and with "words" for a teacher that is no BERT with a WordPiece
+    tokenizer.
     """
     step = step_of(
         Student, layers=layers, hidden_size=hidden_size, heads=heads, ffn=ffn, vocabulary=vocabulary, embeddings=embeddings,
-        text=_file_name(text), seed=seed,
+        window=window, text=_file_name(text), seed=seed,
     )  # fmt: skip
     return (yield from apply_student(teacher, step, text))
 
@@ -89,6 +98,8 @@ def apply_prune(model: Model, step: Prune, text: Any = None, seed: int = 0) -> W
 def apply_student(teacher: Model, step: Student, text: Any = None, seed: int = 0) -> Work[Model]:
     """`student` for a validated step; text and seed as in `apply_prune`."""
     yield Progress("student", 0, 1, "steps")
+    if step.embeddings == "words":
+        return (yield from _of_words(teacher, step, text, seed))
     kept = (yield from decide(teacher, cut_of(step), text, seed)) if step.vocabulary else Kept()
     plan = student_outline(teacher, step, kept).plans[-1]
     base = _without_tokens(teacher, kept) if step.vocabulary else teacher
@@ -98,6 +109,23 @@ def apply_student(teacher: Model, step: Student, text: Any = None, seed: int = 0
     module.to(teacher.device.torch)
     yield Progress("student", 1, 1, "steps")
     return replace(base, module=module, recipe=teacher.recipe.then(step, seed), plans=(*teacher.plans, plan), origin=None)
+
+
+def _of_words(teacher: Model, step: Student, text: Any, seed: int) -> Work[Model]:
+    """A student whose tokens are words of the text, each of which its teacher is asked for."""
+    words = words_for(teacher, step, text)
+    plan = words_outline(teacher, step, words).plans[-1]
+    config = words_config(teacher, step, words)
+    module: Any = drawn(teacher, config, step.seed + seed, MeanBertForSequenceClassification)
+    table = yield from embedded(teacher, words, config.hidden_size)
+    with torch.no_grad():
+        module.get_parameter(f"{TABLE}.weight").copy_(table)
+    module.to(teacher.device.torch)
+    tokenizer = own_tokenizer(teacher.tokenizer, words, config.max_position_embeddings)
+    yield Progress("student", 1, 1, "steps")
+    return replace(
+        teacher, module=module, tokenizer=tokenizer, recipe=teacher.recipe.then(step, seed), plans=(*teacher.plans, plan), origin=None
+    )
 
 
 def _without_tokens(model: Model, kept: Kept) -> Model:

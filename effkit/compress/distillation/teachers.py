@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effkit.measure.answers import answers
 from effkit.measure.coding import Coded, encode
 from effkit.measure.reference import fingerprint, key_of
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
+from effkit.spec.progress import Work
 
 from ..states import States
 from .kept import SLOWNESS, Kept, bundled_at, name_of, reaches, summary
@@ -47,6 +49,8 @@ class Teachers:
         self._kept: dict[float | None, Kept] = {}
         keep = shared and top_k is None and student.task == "causal-lm"
         self._states = [States(model, partial(_run, model), disk=True) for model in self.models] if keep else None
+        self._rows: dict[str, int] = {}  # of a text in the answers that were asked for in advance
+        self._answers: list[Tensor] = []
 
     @property
     def passes(self) -> int:
@@ -75,6 +79,13 @@ class Teachers:
         tokens = torch.cat([one["tokens"] for one in found]).long()
         device = self.models[0].device.torch
         return Said(few.reshape(*shape, few.shape[-1]).to(device), tokens.reshape(*shape, tokens.shape[-1]).to(device))
+
+    def ask_(self, texts: Sequence[str], autocast: str | None = None) -> Work[None]:
+        """Ask for all these texts of a classifier at once, texts of like length together, and remember what is said (float32)."""
+        found = []
+        for model in self.models:
+            found.append((yield from answers(model, texts, self.window, autocast=autocast)))
+        self._rows, self._answers = {text: row for row, text in enumerate(texts)}, found
 
     @torch.no_grad()
     def all(self, batch: Batch) -> Tensor:
@@ -123,9 +134,12 @@ class Teachers:
     def _logits(self, batch: Batch, temperature: float, first: Any = None, again: bool = False) -> Tensor:
         """first: the first teacher's output, where there is one already. again: the batch may come again, for another student."""
         found = []
+        rows = [self._rows.get(text, -1) for text in batch.texts] if self._rows else [-1]
         for at, (model, mapping) in enumerate(zip(self.models, self.mappings, strict=True)):
             if at == 0 and first is not None:
                 logits = first.logits
+            elif min(rows) >= 0:
+                logits = self._answers[at][rows].to(model.module.device)  # type: ignore[arg-type]
             else:
                 inputs = batch.inputs(model, self.window, mapping)
                 logits = self._states[at].logits(inputs) if self._states is not None and again else _run(model, inputs)

@@ -22,12 +22,13 @@ from effkit.hardware.memory import guard
 from effkit.hardware.processes import Crew, crew
 from effkit.models.model import Model
 from effkit.spec.errors import EffkitError
-from effkit.spec.progress import Snapshot
+from effkit.spec.progress import Snapshot, Work
 from effkit.spec.recipe import Distill, step_of
 
-from ..weights import WARM_UP, Weights, working
+from ..fitting import hidden_words
+from ..weights import Weights, rate_at, working
 from .losses import forward_kl, hard_labels, objective
-from .material import NO_LABEL, Batch, Material
+from .material import NO_LABEL, Batch, Material, Texts
 from .planning import trained_parameters
 from .rounded import RoundedForward
 from .sampling import continued
@@ -35,6 +36,7 @@ from .teachers import Teachers
 from .transfer import Transfer, attending
 
 PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
+ANSWERS = 64_000_000  # logits of a classifier's teachers that are remembered, in four bytes each
 ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
 HARD = 0.2  # weight of the next token beside forward KL; of 0 to 1, on held-out stories, 0.2 to 0.5 gave the best of both
 MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
@@ -95,6 +97,15 @@ class Training:
         usual = step.objective == "forward-kl" and step.source == "text" and self.student.task == "causal-lm"
         return step.hard if step.hard is not None else HARD if usual else 0.0
 
+    def ask_(self) -> Work[None]:
+        """Where every text of a classifier will be read twice or more, its teachers are asked once, now."""
+        step, material = self.step, self.material
+        look = step.hidden or step.attention or step.top_k is not None or step.objective == "hard-labels"
+        if look or not isinstance(material, Texts) or step.steps * step.batch < 2 * material.count:
+            return
+        if material.count * int(self.student.config.num_labels) * self.teachers.passes <= ANSWERS:
+            yield from self.teachers.ask_(material.train, step.autocast)
+
     def batch(self) -> Batch:
         """What the next step reads. Everything is read once before anything is read twice."""
         count = self.material.count
@@ -102,8 +113,7 @@ class Training:
         return self.material.batch([int(_order(count, self.seed, p // count)[p % count]) for p in positions])
 
     def rate(self) -> float:
-        warm_up = max(1, round(self.step.steps * WARM_UP))
-        return self.step.learning_rate * min(1.0, (self.done + 1) / warm_up)
+        return self.step.learning_rate * rate_at(self.done, self.step.steps, self.step.schedule == "linear")
 
     # one step
 
@@ -115,7 +125,7 @@ class Training:
         self.weights.clear_()
         for at, part in pieces:
             with working(self.student, self.device, "distilling", _number(self.seed, self.done, at)):
-                loss = self._loss(self._read(part, at)) * (len(part) / len(batch))
+                loss = self._loss(self._read(part, at), _number(self.seed, self.done, at)) * (len(part) / len(batch))
                 value = float(loss.detach())
                 if not math.isfinite(value) and self.crew.size == 1:  # with others all must hear of it: their sum tells them
                     return self._diverged_()
@@ -139,16 +149,17 @@ class Training:
         writer = self.teachers.models[0] if self.step.source == "teacher" else self.student
         return continued(writer, part, seed=_number(self.seed, self.done, at))
 
-    def _loss(self, part: Batch) -> Tensor:
+    def _loss(self, part: Batch, number: int) -> Tensor:
         step, inside = self.step, self.transfer is not None
         look = {"output_hidden_states": True} if inside and step.hidden else {}
         look |= {"output_attentions": True} if inside and step.attention else {}
         inputs = part.inputs(self.student, step.window)
+        hidden = {"attention_mask": hidden_words(inputs["attention_mask"], step.word_dropout, number)} if step.word_dropout else {}
         extra = {"use_cache": False} if self.student.task == "causal-lm" else {}
         see = attending(self.student, self.teachers.models[0]) if inside and step.attention else contextlib.nullcontext()
         with see, self.weights.autocast():
             forward: Any = self.forward or self.student.module
-            output = forward(**inputs, **extra, **look)
+            output = forward(**{**inputs, **hidden}, **extra, **look)
             logits, theirs_inside = output.logits, None
             loss = logits.new_zeros((), dtype=torch.float32)
             if step.objective != "hard-labels":

@@ -70,24 +70,31 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-class Int4PackCpu(_Base):
-    title = "PyTorch's 4-bit kernel for the CPU, scales in bfloat16"
+class _Int4Pack(_Base):
+    """Two integers a byte, scale and offset in bfloat16: what the kernels of both devices do alike."""
 
-    def why_not(self, work: Work) -> str | None:
-        return _only_on("cpu", work) or _int4_rules(work, 16)
+    kernel = ""
 
     def extra_bytes(self, work: Work) -> int:
         return work.rows * (work.columns // 2 + 4 * (work.columns // work.group))
 
-    def prepare(self, packed: PackedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        q, zeros = integers_and_zeros(packed)
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.to(torch.int32), 1), scales_and_offsets(packed, zeros)
-
     def multiply(self, x: torch.Tensor, packed: PackedWeight, tensors: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
         weight, scales = tensors
         flat = x.reshape(-1, packed.columns)
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, weight, packed.group_size, scales).view(*x.shape[:-1], packed.rows)
+        y = getattr(torch.ops.aten, self.kernel)(flat, weight, packed.group_size, scales).view(*x.shape[:-1], packed.rows)
         return y if bias is None else y + bias
+
+
+class Int4PackCpu(_Int4Pack):
+    title = "PyTorch's 4-bit kernel for the CPU, scales in bfloat16"
+    kernel = "_weight_int4pack_mm_for_cpu"
+
+    def why_not(self, work: Work) -> str | None:
+        return _only_on("cpu", work) or _int4_rules(work, 16)
+
+    def prepare(self, packed: PackedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        q, zeros = integers_and_zeros(packed)
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.to(torch.int32), 1), scales_and_offsets(packed, zeros)
 
 
 class Int8PackCpu(_Base):
@@ -137,8 +144,9 @@ class NativeCpu(_Base):
         return run(x, packed.integers, packed.scales, None if packed.symmetric else packed.zeros, bias, packed.group_size, packed.bits)
 
 
-class Int4PackCuda(_Base):
+class Int4PackCuda(_Int4Pack):
     title = "PyTorch's tiled 4-bit kernel for CUDA, scales in bfloat16"
+    kernel = "_weight_int4pack_mm"
     tiles = 8
 
     def why_not(self, work: Work) -> str | None:
@@ -148,19 +156,10 @@ class Int4PackCuda(_Base):
             return f"it takes multiples of {16 * self.tiles} input features, not {work.columns}"
         return None if "bfloat16" in find_device(work.device).dtypes else "it needs compute capability 8.0 or later"
 
-    def extra_bytes(self, work: Work) -> int:
-        return work.rows * (work.columns // 2 + 4 * (work.columns // work.group))
-
     def prepare(self, packed: PackedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         q, zeros = integers_and_zeros(packed)
         pairs = (q[:, ::2] << 4) | q[:, 1::2]
         return torch.ops.aten._convert_weight_to_int4pack(pairs.contiguous(), self.tiles), scales_and_offsets(packed, zeros)
-
-    def multiply(self, x: torch.Tensor, packed: PackedWeight, tensors: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
-        weight, scales = tensors
-        flat = x.reshape(-1, packed.columns)
-        y = torch.ops.aten._weight_int4pack_mm(flat, weight, packed.group_size, scales).view(*x.shape[:-1], packed.rows)
-        return y if bias is None else y + bias
 
 
 class QuantBatchMatmulNpu(_Base):

@@ -1,4 +1,7 @@
-"""auto-round: learned rounding by signed gradients on block outputs (Cheng et al. 2023, arXiv:2309.05516)."""
+"""auto-round: learned rounding by signed gradients on block outputs (Cheng et al. 2023, arXiv:2309.05516).
+
+Eight windows a step. 200 iterations a block are its default; its recipe "best" takes 1000 of them and 512 windows.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""bitsandbytes: NF4 and FP4 in blocks, scales of blocks in float32 or nested in 8 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+"""bitsandbytes: NF4 and FP4 in blocks, scales of blocks in float32 or nested in 8 bits (Dettmers et al. 2023, arXiv:2305.14314).
+
+It has no widths below 4 bits and no calibration. Bits are counted from the tensors that it makes.
+"""
 
 from __future__ import annotations
 

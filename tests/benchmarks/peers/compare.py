@@ -1,16 +1,26 @@
 """effkit's quantization beside its peers': one model, one calibration text, one test text, one scorer, bits counted alike.
 
+    python tests/benchmarks/peers/compare.py --work FOLDER --out data/measured/peers-stories15m.json
     python tests/benchmarks/peers/compare.py MODEL --calibration FILE --test FILE [--peers hqq,gptqmodel] [--work FOLDER] [--out FILE]
+
+The first line is the whole comparison that the committed file holds; it makes every environment (some GB from PyPI) and takes
+about two hours. It reads stories15m and a sample of TinyStories, in shared/ beside the checkout: the first half calibrates,
+the last quarter tests. The model was trained on such stories, perhaps on these; what is asked is how far it moves from itself.
 
 Each peer runs in an environment of its own (environments.py) and hands over the weights of the blocks' linear layers as it
 dequantizes them; embeddings, head and norms stay the base's (AWQ's norms are its own: it folds scales into them). All are
-scored here by `ek.evaluate`: KL to the float32 base on the same windows of the test text. bits_per_weight counts, over
-those layers, integers, scales, zero points and whatever else the peer's format stores, with scales in 16 bits where its
-files hold them so. The sizes compared are at most 4.63, 3.63 and 2.63 bits. A peer that cannot be installed or fails is in
-the table with its error. --work keeps every peer's result, so that the comparison can be made in several goes.
+scored here by `ek.evaluate`: KL to the float32 base on the same windows of the test text. bits_per_weight counts, over those
+layers, integers, scales, zero points and whatever else the peer's format stores, with scales in 16 bits where its files hold
+them so. The sizes compared are at most 4.63, 3.63 and 2.63 bits, and each program's line is its best of the settings below,
+by the KL on the test text. Settings are a peer's defaults, or better ones that it documents, in groups that fit the size; no
+peer's training was lengthened. llama.cpp rounds without an importance matrix, and its k-quants need rows of a multiple of
+256, which this model has in one matrix of seven. A peer that cannot be installed or fails is in the table with its error.
+--work keeps every program's result, so that the comparison can be made in several goes, of a peer with more settings only
+those, and one program anew (delete its file). Seconds are of one run each; --busy says in the result that other work ran on
+the machine.
 
-effkit's lines: round-to-nearest, GPTQ and GPTQ with tuned scales through the same scorer; and, where tests/benchmarks/quantization.py
-is there, what it prints for the same files and sizes ("effkit, its benchmark"), scored by itself.
+effkit's lines: round-to-nearest, GPTQ and GPTQ with tuned scales through the same scorer; and what tests/benchmarks/quantization.py
+prints for the same files and sizes ("effkit, its benchmark"), scored by itself: it mixes widths and tunes for minutes.
 The last line is one JSON object; with --out it is written there too, with versions, the date and all settings.
 """
 
@@ -26,7 +36,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +45,7 @@ sys.path.insert(0, str(HERE.parent))
 sys.path.append(str(HERE))
 
 import environments  # noqa: E402
-from reporting import last_line  # noqa: E402
+from reporting import last_line, shared  # noqa: E402
 
 SIZES = (4.63, 3.63, 2.63)
 TORCH, READERS = environments.TORCH, ["transformers", "accelerate", "safetensors"]
@@ -64,21 +74,29 @@ PEERS = {
             {"type": "nf4", "block": 32, "nested": True},
         ),
     ),
-    "hqq": Peer((TORCH, *READERS, "hqq"), "hqq", tuple(widths(group=64))),
+    "hqq": Peer((TORCH, *READERS, "hqq"), "hqq", (*widths(group=64), *widths(group=64, axis=0))),
     "torchao": Peer(
         (TORCH, "transformers", "safetensors", "torchao"),
         "torchao",
         (*widths(group=32, asymmetric=True), *widths(group=32, algorithm="hqq_scale_only")),
     ),
     "optimum-quanto": Peer(
-        (TORCH, *READERS, "optimum-quanto"), "quanto", tuple({"bits": b, "optimizer": o} for b, o in ((4, "max"), (2, "max"), (4, "hqq")))
+        (TORCH, *READERS, "optimum-quanto"), "quanto", tuple({"bits": b, "optimizer": o} for o in ("max", "hqq") for b in (4, 2))
     ),
     "auto-round": Peer((TORCH, "auto-round"), "auto_round", tuple(widths(group=32, symmetric=False, iterations=200))),
-    "gptqmodel": Peer((TORCH, "gptqmodel"), "gptqmodel", tuple(widths(group=32))),
+    "gptqmodel": Peer(
+        (TORCH, "gptqmodel"),
+        "gptqmodel",
+        (*widths(group=32, symmetric=False), *widths(group=32, symmetric=False, error="propagated", mse=2.4)),
+    ),
     "llmcompressor": Peer(
         (TORCH, "llmcompressor"),
         "llmcompressor",
-        (*widths(method="gptq", group=32, symmetric=False), *widths(method="awq", group=32, symmetric=False)[:2]),
+        (
+            *widths(method="gptq", group=32, symmetric=False),
+            *widths(method="gptq", group=32, symmetric=False, observer="memoryless_mse", shrink=0.5),
+            *widths(method="awq", group=32, symmetric=False),
+        ),
     ),
 }
 LLAMA_TYPES = ("MOSTLY_Q4_0", "MOSTLY_IQ4_NL", "MOSTLY_Q3_K_S", "MOSTLY_Q2_K")
@@ -271,6 +289,23 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def unmeasured(told: dict[str, Any] | None, peer: Peer | None) -> tuple[dict[str, Any], ...] | None:
+    """The settings of a peer that have no result in what was kept of it; None: nothing was kept, or it failed as a whole."""
+    if told is None or "results" not in told:
+        return None
+    measured = [result["setting"] for result in told["results"]]
+    return tuple(setting for setting in (peer.settings if peer else ()) if setting not in measured)
+
+
+def halves(folder: Path) -> tuple[Path, Path]:
+    """The first half of the sample of TinyStories, to calibrate with, and its last quarter, to test with: two new files in `folder`."""
+    whole = shared("eval/tinystories-sample/tinystories_sample.txt", "--calibration FILE --test FILE").read_text(encoding="utf-8")
+    files = folder / "calibration.txt", folder / "test.txt"
+    for file, part in zip(files, (whole[: len(whole) // 2], whole[-(len(whole) // 4) :]), strict=True):
+        file.write_text(part, encoding="utf-8")
+    return files
+
+
 def _names(text: str) -> list[str]:
     """Names between commas; one of them holds a comma itself."""
     return [name.strip().replace(";", ",") for name in text.replace("effkit, its", "effkit; its").split(",")]
@@ -278,24 +313,32 @@ def _names(text: str) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder with a model of the Llama family")
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("model", nargs="?", help="a folder with a model of the Llama family (default: shared/models/stories15m)")
+    parser.add_argument("--calibration", type=Path, help="text in UTF-8 (default: the first half of TinyStories in shared/eval)")
+    parser.add_argument("--test", type=Path, help="other text (default: its last quarter)")
     everyone = [*PEERS, "llama.cpp", "effkit", "effkit, its benchmark"]
     parser.add_argument("--peers", type=_names, default=everyone, help=f"in this order; default: {', '.join(everyone)}")
     parser.add_argument("--samples", type=int, default=64, help="calibration windows of every program (default: %(default)s)")
     parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--windows", type=int, default=64, help="test windows (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=32, help="test windows (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60, help="the longest that a peer may work (default: %(default)s)")
     parser.add_argument("--work", type=Path, help="where every program's result is kept, and taken from if it is there")
     parser.add_argument("--out", type=Path, help="a JSON file, such as data/measured/peers-stories15m.json")
+    parser.add_argument("--busy", action="store_true", help="other work runs on this machine")
     given = parser.parse_args()
+    if (given.calibration is None) != (given.test is None):
+        parser.error("--calibration and --test: give both, or neither")
     if unknown := set(given.peers) - set(everyone):
         parser.error(f"--peers names {', '.join(sorted(unknown))}; allowed: {', '.join(everyone)}")
     own = given.work is None
     given.work = given.work or Path(tempfile.mkdtemp(prefix="effkit-peers-"))
     given.work.mkdir(parents=True, exist_ok=True)
+    model = "" if given.model is None else f"{Path(given.model).name} "
+    texts = "" if given.calibration is None else "--calibration FILE --test FILE "
+    given.model = given.model or str(shared("models/stories15m", "compare.py MODEL"))
+    if given.calibration is None:
+        given.calibration, given.test = halves(given.work)
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     begun = time.perf_counter()
     comparison = Comparison(given)
@@ -305,20 +348,24 @@ def main() -> int:
         kept = given.work / f"{name}.json"
         if kept.exists():
             found[name] = json.loads(kept.read_text())
-            continue
-        if name not in given.peers:
+        missing = unmeasured(found.get(name), PEERS.get(name))
+        if name not in given.peers or missing == ():
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
-            found[name] = special[name]() if name in special else comparison.peer(name, PEERS[name])
+            if missing is None:
+                found[name] = special[name]() if name in special else comparison.peer(name, PEERS[name])
+            else:
+                results = found[name]["results"] + comparison.peer(name, replace(PEERS[name], settings=missing))["results"]
+                found[name]["results"] = [{**result, "number": number} for number, result in enumerate(results)]
         except environments.CannotInstall as error:
             found[name] = {"versions": {}, "error": f"cannot be installed: {error}"}
         kept.write_text(json.dumps(found[name], indent=1))
     print(table(found), flush=True)
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": f"python tests/benchmarks/peers/compare.py {Path(given.model).name} --calibration FILE --test FILE"
-        f" --samples {given.samples} --window {given.window} --windows {given.windows} --threads {given.threads}",
+        "command": f"python tests/benchmarks/peers/compare.py {model}{texts}"
+        f"--samples {given.samples} --window {given.window} --windows {given.windows} --threads {given.threads}",
         "model": Path(given.model).name,
         "calibration_sha256": hashlib.sha256(given.calibration.read_bytes()).hexdigest(),
         "test_sha256": hashlib.sha256(given.test.read_bytes()).hexdigest(),
@@ -329,6 +376,7 @@ def main() -> int:
         "not_run": [name for name in everyone if name not in found],
         "programs": found,
         "seconds": round(time.perf_counter() - begun, 1),
+        "busy": given.busy,
     }
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""HQQ: half-quadratic quantization without data (Badri and Shaji 2023), scales and zero points in float16."""
+"""HQQ: half-quadratic quantization without data (Badri and Shaji 2023), scales and zero points in float16.
+
+"axis" is the side along which weights share a scale: 1, a row's, which its fast kernels read; or 0, a column's.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """llama.cpp's quantizer, in an environment with llama-cpp-python: `llama_cpp_worker.py IN.gguf OUT.gguf TYPE`.
 
-`--pure`: every tensor gets the type, as far as its rows allow.
+`pure`: every tensor gets the type, as far as its rows allow (k-quants: a multiple of 256). No importance matrix.
 """
 
 from __future__ import annotations

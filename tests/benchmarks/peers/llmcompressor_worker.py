@@ -1,4 +1,9 @@
-"""llm-compressor: GPTQ (Frantar et al. 2023, arXiv:2210.17323) or AWQ (Lin et al. 2023, arXiv:2306.00978) in one shot."""
+"""llm-compressor: GPTQ (Frantar et al. 2023, arXiv:2210.17323) or AWQ (Lin et al. 2023, arXiv:2306.00978) in one shot.
+
+GPTQ takes columns in order of activation with static groups, as is its default. "observer" is how a group's range is found:
+its default, the least and the greatest weight, or "memoryless_mse", which searches a narrower one; "shrink" is by how much at
+most (its default is 0.2, too little for 2 bits). Scales are counted with 16 bits and zero points with those of the integers.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,8 @@ def make(model: str, setting: dict[str, Any], calibration: list[list[int]]) -> t
 
     bits, group, symmetric = setting["bits"], setting["group"], setting.get("symmetric", True)
     arguments = {"num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": group}
+    if "observer" in setting:
+        arguments |= {"observer": setting["observer"], "observer_kwargs": {"maxshrink": setting["shrink"]}}
     given: dict[str, Any] = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": arguments}}, "ignore": ["lm_head"]}
     module = peer.base(model)
     plain = {name: part.weight.detach().clone() for name, part in peer.linears(module).items()}
@@ -47,7 +54,8 @@ def make(model: str, setting: dict[str, Any], calibration: list[list[int]]) -> t
         # AWQ folds scales into the norms, so its weights stand for others beside its own norms: hand these over too
         weights |= {name: p.detach() for name, p in module.named_parameters() if "norm" in name}
     counted = bits + (16 + (0 if symmetric else bits)) / group
-    return weights, counted, f"{setting['method']}, {bits} bits, group {group}, {'symmetric' if symmetric else 'zero points'}"
+    words = [setting["method"], f"{bits} bits", f"group {group}", "symmetric" if symmetric else "zero points"]
+    return weights, counted, ", ".join([*words, "scales searched"] if "observer" in setting else words)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""optimum-quanto: qint4 and qint2 in groups that it chooses (128, or less where that does not divide a row)."""
+"""optimum-quanto: qint4 and qint2 in groups that it chooses (128, or less where that does not divide a row); no calibration text.
+
+A scale and a shift a group are counted with 16 bits each.
+"""
 
 from __future__ import annotations
 

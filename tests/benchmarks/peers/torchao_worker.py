@@ -1,4 +1,7 @@
-"""torchao: IntxWeightOnlyConfig, round to nearest or its HQQ variant, scales in bfloat16."""
+"""torchao: IntxWeightOnlyConfig, round to nearest or its HQQ variant, scales in bfloat16; no calibration text.
+
+In memory its integers and zero points have 8 bits each; counted are those that were asked for, as its packed formats hold them.
+"""
 
 from __future__ import annotations
 

@@ -43,6 +43,13 @@ def test_an_altered_record_is_read_or_refused(data):
         assert isinstance(repr(record), str)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_json_cannot_hold_is_refused(number):
+    text = json.dumps(RECORD).replace('"torch": "2"', f'"torch": {number}')
+    with refused_or_read(refused=True):
+        Record.from_json(text)
+
+
 @given(JSON, st.sampled_from([Recipe, Record]))
 def test_any_json_is_refused_or_read(data, noun):
     with refused_or_read():

@@ -27,6 +27,7 @@ LATENT = {
     "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1,
     "n_group": 2, "topk_group": 1,
 }  # fmt: skip
+SHARED_EXPERT = {key: LATENT[key] for key in ("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size")}
 LINEAR = {
     "head_dim": 8, "layer_types": ["linear_attention", "linear_attention", "full_attention"], "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
@@ -52,6 +53,12 @@ PARAMETERS_EXACT = [
     ("gpt_oss", {**GATED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}),
     ("minimax_m2", {**GATED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
     ("qwen3_5_text", {**GATED, **LINEAR}),
+    ("gemma2", {**GATED, "head_dim": 16, "sliding_window": 16}),
+    ("phi3", GATED),
+    ("glm4_moe", {**GATED, **SHARED_EXPERT, "num_key_value_heads": 2, "head_dim": 8, "attention_bias": True, "use_qk_norm": True}),
+    ("glm4_moe_lite", {**GATED, **LATENT}),
+    ("llama4_text", {**GATED, "head_dim": 8, "num_local_experts": 4, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 80}),
+    ("deepseek_v32", {**GATED, **LATENT, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 8}),
     ("glm_moe_dsa", {**GATED, **LATENT, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 8}),
 ]
 

@@ -56,9 +56,15 @@ def test_names_are_found_however_they_are_written_also_as_drivers_report_them():
         "b200_sxm": "b200",
         "Ascend910B2": "ascend-910b2",
         "910b4": "ascend-910b4",
+        "H200-SXM-141GB": "h200-sxm",
+        "A100 80GB SXM": "a100-sxm-80gb",
+        "gb200_sxm": "gb200",
+        "NVIDIA H200 141GB HBM3e": "h200-sxm",
     }.items():
         assert ek.accelerator(given).name == name
     assert ek.accelerator(ek.accelerator("l4")) is ek.accelerator("l4")
+    with pytest.raises(BadInput, match="the accelerator is 'h100 sxm 40gb'"):
+        ek.accelerator("h100 sxm 40gb")  # there is none of that size
     with pytest.raises(BadInput, match=r"the accelerator is 'h100-smx'.*Did you mean 'h100-sxm'"):
         ek.accelerator("h100-smx")
 

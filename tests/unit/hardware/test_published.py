@@ -26,7 +26,9 @@ def test_there_are_enough_rows_of_both_stacks_and_each_has_its_source():
         assert row.config["num_hidden_layers"] > 0
     launch = [row for row in rows if row.use == "launch"]
     assert {row.stack for row in launch} == {"ascend"}
-    assert len(launch) < len(published(stack="ascend")) / 4  # most of them are scored
+    assert len(launch) < len(published(stack="ascend")) / 3  # most of them are scored
+    assert {row.stack for row in rows if row.graph} == {"ascend"}
+    assert {row.graph for row in launch} == {False, True}
     assert sum(not row.use for row in rows) >= 40
     assert {row.device for row in published("4090")} == {"rtx-4090"}
 

@@ -34,7 +34,7 @@ prune = st.builds(
 )
 student = st.builds(
     Student, layers=size, hidden_size=size, heads=size, ffn=size, vocabulary=tokens, embeddings=st.sampled_from(["random", "project"])
-)
+) | st.builds(Student, embeddings=st.just("words"), vocabulary=st.integers(1, 10**6), window=st.none() | st.integers(8, 512))
 positive = st.floats(1e-6, 1e3, allow_nan=False)
 distill = st.builds(
     Distill, steps=st.integers(1, 10**6), temperature=positive, learning_rate=positive, text=st.none() | st.text(max_size=9)

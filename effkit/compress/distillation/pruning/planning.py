@@ -3,7 +3,7 @@ module's bytes before and after, read from the very module that will be built, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from effkit.models.layers import layer_list
 from effkit.models.ledger import Entry, category_of
+from effkit.models.mean_bert import MeanBertForSequenceClassification
 from effkit.models.model import Model
 from effkit.models.storage import is_replaced
 from effkit.spec.errors import BadInput
@@ -28,6 +29,7 @@ from .depth import influential_layers, kept_layers
 from .scratch import head_dim_of, new_config, projected_tables
 from .vocabulary import cut_tokenizer, kept_tokens, vocabulary_axes, vocabulary_changes
 from .width import kept_width, new_width, width_of
+from .words import TABLE, domain_words, own_tokenizer, refuse_teacher, words_config
 
 CONTEXT = 128  # tokens before the one whose FLOPs are told
 
@@ -39,6 +41,10 @@ def plan_prune(model: Model, step: Prune, text: Any = None, seed: int = 0) -> Pl
 
 def outline(model: Model, step: Prune | Student, text: Any = None, seed: int = 0) -> Model:
     """The model that the step makes, without weights (meta tensors); its last plan is the step's."""
+    if isinstance(step, Student) and step.embeddings == "words":
+        words = words_for(model, step, text)
+        small = words_outline(model, step, words)
+        return replace(small, tokenizer=own_tokenizer(model.tokenizer, words, small.config.max_position_embeddings))
     if isinstance(step, Student):
         kept = finish(decide(model, cut_of(step), text, seed)) if step.vocabulary else Kept()
         small = student_outline(model, step, kept)
@@ -124,8 +130,29 @@ def student_outline(model: Model, step: Student, kept: Kept) -> Model:
         base = cut(model, kept, *axes_and_changes(model, kept), how="shapes")
     with torch.device("meta"):
         module: Any = type(model.module)(new_config(base, step))
-    small = replace(model, module=module.to(base.dtype), origin=None)
     filled = {name.rpartition(".")[0] for name in projected_tables(module, base.module)} if step.embeddings == "project" else set()
+    return _new_student(model, step, module, filled, "the teacher's table in the student's width", kept.notes)
+
+
+def words_for(teacher: Model, step: Student, text: Any = None) -> list[str]:
+    """The tokens of a student whose tokens are the words of the text. BadInput for a teacher that can have none."""
+    refuse_teacher(teacher)
+    assert isinstance(step.vocabulary, int)
+    return domain_words(teacher, domain_text(step, text).documents, step.vocabulary)
+
+
+def words_outline(model: Model, step: Student, words: Sequence[str]) -> Model:
+    refuse_few_bits(model, "a new student")
+    with torch.device("meta"):
+        module = MeanBertForSequenceClassification(words_config(model, step, words))
+    known = model.tokenizer.get_vocab()
+    note = f"{len(words)} tokens, {sum(word not in known for word in words)} of them words that the teacher reads in pieces"
+    return _new_student(model, step, module, {TABLE}, "the teacher's answer to each token alone, in the student's width", (note,))
+
+
+def _new_student(model: Model, step: Student, module: Any, filled: Collection[str], how: str, notes: tuple[str, ...]) -> Model:
+    """The outline of a student with its plan. filled: modules that start from the teacher, and `how`."""
+    small = replace(model, module=module.to(model.dtype), origin=None)
     path, _ = layer_list(model)
 
     def name_of(name: str) -> str | None:
@@ -134,12 +161,12 @@ def student_outline(model: Model, step: Student, kept: Kept) -> Model:
 
     def fate(entry: Entry, after: int | None) -> tuple[str, str]:
         if after is None:
-            return "remove", "the student has fewer layers"
+            return "remove", "the student has fewer layers" if name_of(entry.module) is None else "the student has no such part"
         if entry.module in filled:
-            return "project", "the teacher's table in the student's width"
+            return "project", how
         return "reset", "random weights"
 
-    plan = Plan(step=step, modules=_compared(model, small, name_of, fate), notes=(*kept.notes, *cost_notes(model, small)))
+    plan = Plan(step=step, modules=_compared(model, small, name_of, fate), notes=(*notes, *cost_notes(model, small)))
     return replace(small, recipe=model.recipe.then(step), plans=(*model.plans, plan))
 
 

@@ -48,11 +48,11 @@ def new_config(model: Model, step: Student) -> Any:
     return checked(config)
 
 
-def drawn(model: Model, config: Any, seed: int) -> nn.Module:
-    """A module of `model`'s class with the random weights that its architecture starts with; the same for the same seed."""
+def drawn(model: Model, config: Any, seed: int, kind: type[Any] | None = None) -> nn.Module:
+    """A module of `kind` (None: `model`'s class) with the random weights that it starts with; the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: Any = type(model.module)(config)
+        module: Any = (kind or type(model.module))(config)
     generation = getattr(model.module, "generation_config", None)
     if generation is not None:
         module.generation_config = copy.deepcopy(generation)

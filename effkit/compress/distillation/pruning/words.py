@@ -1,4 +1,4 @@
-"""`specialist`: a very small student of a BERT-like classifier whose vocabulary is the domain's words, not its pieces.
+"""A student of a BERT-like classifier whose tokens are the domain's words, not pieces of them: `Student(embeddings="words")`.
 
 A model of one layer cannot put a rare word together from its pieces, but its teacher can: each frequent word of the domain
 becomes one token, whose first embedding is the teacher's answer to that word alone (its pooled last layer, as Model2Vec does:
@@ -11,88 +11,52 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from effkit.measure.coder import in_batches
-from effkit.models.checks import weights_hash
-from effkit.models.mean_bert import MeanBertConfig, MeanBertForSequenceClassification
+from effkit.models.mean_bert import MeanBertConfig
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
-from effkit.spec.progress import Progress, Work, long_work
+from effkit.spec.progress import Progress, Work
+from effkit.spec.recipe import Student
+
+from .scratch import new_config
 
 SEEN = 3  # how often a word must occur to become a token
 LONGEST = 40  # characters of a word
+TABLE = "bert.embeddings.word_embeddings"
+DROPOUT = 0.1
 
 
-@long_work
-def specialist(
-    teacher: Model,
-    texts: Sequence[str],
-    *,
-    layers: int = 1,
-    hidden_size: int = 96,
-    heads: int = 2,
-    ffn: int = 192,
-    vocabulary: int = 8000,
-    window: int = 128,
-    seed: int = 0,
-) -> Work[Model]:
-    """A new student of `teacher` for the domain of `texts`: few layers, its own words, the teacher's embeddings projected.
-
-    vocabulary: most tokens, of which the pieces that the texts need come first, then the most frequent words
-    window:     the most tokens that it reads
-
-    Raises BadInput where the teacher does not read WordPiece tokens or has another shape than BERT.
-    """
-    refuse_teacher(teacher)
-    source = teacher.checkpoint.source
-    if hidden_size % heads:
-        raise BadInput(f"hidden_size is {hidden_size} and heads is {heads}", "Allowed: a hidden size that the heads divide")
-    words = domain_words(teacher, texts, vocabulary)
-    yield Progress("student", 0, 2, "steps", f"{len(words)} tokens")
-    table = yield from embedded(teacher, words, hidden_size)
-    config = MeanBertConfig(
+def words_config(teacher: Model, step: Student, words: Sequence[str]) -> MeanBertConfig:
+    """The shape of a student with these tokens, which averages what it reads. BadInput as `new_config`."""
+    shape = new_config(teacher, step)
+    return MeanBertConfig(
         vocab_size=len(words),
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=ffn,
-        max_position_embeddings=max(window, 8),
-        hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=step.window or shape.max_position_embeddings,
+        hidden_dropout_prob=DROPOUT,
+        attention_probs_dropout_prob=DROPOUT,
         pad_token_id=words.index(teacher.tokenizer.pad_token),
         id2label=dict(teacher.config.id2label),
         label2id=dict(teacher.config.label2id),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module: Any = MeanBertForSequenceClassification(config)
-    with torch.no_grad():
-        module.bert.embeddings.word_embeddings.weight.copy_(table)
-    module = module.to(teacher.device.torch).eval().requires_grad_(False)
-    notes = (f"A student of {source}: {layers} layer, hidden {hidden_size}, {len(words)} tokens of the domain.",)
-    point = teacher.checkpoint.model_copy(
-        update={
-            "architecture": type(module).__name__, "hash": weights_hash(module), "layers": layers, "hidden_size": hidden_size,
-            "vocabulary": len(words), "parameters": sum(p.numel() for p in module.parameters()), "notes": notes,
-        }
-    )  # fmt: skip
-    yield Progress("student", 2, 2, "steps")
-    return replace(teacher, module=module, tokenizer=own_tokenizer(teacher.tokenizer, words, window), checkpoint=point, origin=None)
 
 
 def refuse_teacher(teacher: Model) -> None:
-    """Raise BadInput for a teacher that `specialist` can make no student of."""
+    """Raise BadInput for a teacher that can have no student whose tokens are words."""
     backend: Any = getattr(teacher.tokenizer, "backend_tokenizer", None)
     if type(getattr(backend, "model", None)).__name__ != "WordPiece" or not hasattr(teacher.module, "bert"):
         raise BadInput(
             f"the teacher is {teacher.checkpoint.source}, a {teacher.checkpoint.architecture}",
             "Allowed: a BERT with a WordPiece tokenizer",
-            "Make other students with ek.student or ek.prune",
+            "Make other students with embeddings 'random' or 'project', or by pruning",
         )
 
 
