@@ -4,8 +4,9 @@ A failing part hides none of the following ones. Each part's output is shown as 
 Counts are read from a part's own closing line ("12 passed, 1 skipped"); a part without one counts as one check.
 The last line is 'N passed, N failed, N skipped' over all parts; the exit code is 1 if anything failed.
 
-`python tests/run.py --coverage [FILE ...]` runs the unit tests (or these) and tells which lines of effkit/ and widgets/ they reach:
-the files with most lines that none reaches, and one JSON object as the last line.
+`python tests/run.py --coverage [PART|FILE ...]` runs the unit tests (or these parts and files of tests) and tells which lines of
+effkit/ and widgets/ they reach, in all processes that they start: workers, subprocesses, the kernels of notebooks and of the browser.
+It names the files with most lines that none reaches; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "test-results"
@@ -81,8 +83,8 @@ def counts(output: str, code: int) -> tuple[int, int, int]:
     return found["passed"], found["failed"], found["skipped"]
 
 
-def run(part: Part) -> Outcome:
-    """Run one part in a process group and a home of its own, showing and keeping its output."""
+def run(part: Part, more: dict[str, str] | None = None) -> Outcome:
+    """Run one part in a process group and a home of its own, showing and keeping its output. more: of its environment."""
     print(f"\n=== {part.title} ===", flush=True)
     begun = time.monotonic()
     text: list[str] = []
@@ -90,7 +92,7 @@ def run(part: Part) -> Outcome:
         process = subprocess.Popen(
             [PYTHON, *part.command],
             cwd=ROOT,
-            env=environment(home, part.accelerators, part.workers),
+            env={**environment(home, part.accelerators, part.workers), **(more or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -152,27 +154,42 @@ def summary(outcomes: list[Outcome]) -> str:
     return "\n".join([*lines, "", f"{passed} passed, {failed} failed, {skipped} skipped"])
 
 
-def coverage(tests: list[str]) -> int:
-    """Lines of effkit/ and widgets/ that the unit tests reach. What only the notebooks, the browser or another process runs is not seen."""
+def coverage(names: list[str]) -> int:
+    """Lines of effkit/ and widgets/ that tests reach, in every Python process below them: coverage.py starts by itself in each where
+    COVERAGE_PROCESS_START names its settings, and writes a file of its own when the process ends. One that is killed tells nothing."""
+    known = {part.name: part for part in PARTS}
+    parts = [replace(known[name], minutes=3 * known[name].minutes) for name in names if name in known]
+    files = [name for name in names if name not in known]
+    if files or not parts:
+        asked = ("-m", "pytest", *(files or ["tests/unit"]), "-n", str(WORKERS))
+        parts.append(Part("coverage", "tests, with coverage", asked, 60, workers=WORKERS))
     report = RESULTS / "coverage.json"
-    measured = ("--cov=effkit", "--cov=widgets/effkit_widgets", "--cov-report=", f"--cov-report=json:{report}")
-    asked = ("-m", "pytest", *(tests or ["tests/unit"]), "-n", str(WORKERS), *measured)
-    done = run(Part("coverage", "unit tests, with coverage", asked, 60, workers=WORKERS))
-    found = json.loads(report.read_text(encoding="utf-8"))
-    files = sorted(found["files"].items(), key=lambda item: -item[1]["summary"]["missing_lines"])
-    for name, one in files[:20]:
+    with tempfile.TemporaryDirectory(prefix="effkit-coverage-") as folder:
+        settings = Path(folder) / "settings"
+        lines = ["[run]", f"source = {ROOT / 'effkit'}", f"    {ROOT / 'widgets' / 'effkit_widgets'}", f"data_file = {folder}/data"]
+        lines += ["parallel = true", "sigterm = true", "disable_warnings = no-data-collected, module-not-measured"]
+        settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        done = [run(part, {"COVERAGE_PROCESS_START": str(settings)}) for part in parts]
+        processes = len(list(Path(folder).glob("data.*")))
+        for words in (("combine", "--quiet"), ("json", "--quiet", "-o", str(report))):
+            subprocess.run([PYTHON, "-m", "coverage", *words, f"--rcfile={settings}"], cwd=ROOT, check=True)
+    told = _told(json.loads(report.read_text(encoding="utf-8"))["files"])
+    passed, failed = (sum(getattr(one, name) for one in done) for name in ("passed", "failed"))
+    minutes = round(sum(one.minutes for one in done), 1)
+    print(json.dumps({**told, "processes": processes, "passed": passed, "failed": failed, "minutes": minutes}))
+    return 1 if failed else 0
+
+
+def _told(files: dict[str, Any]) -> dict[str, Any]:
+    """Print the files with most lines that nothing reached; the shares of both rooms."""
+    for name, one in sorted(files.items(), key=lambda item: -item[1]["summary"]["missing_lines"])[:20]:
         print(f"{one['summary']['missing_lines']:>5} of {one['summary']['num_statements']:>5} lines not reached  {name}")
-    rooms: dict[str, list[int]] = {"effkit": [0, 0], "widgets": [0, 0]}
-    for name, one in files:
-        room = rooms[name.split("/")[0]]
-        room[0] += one["summary"]["covered_lines"]
-        room[1] += one["summary"]["num_statements"]
-    shares = {room: round(100 * reached / max(lines, 1), 1) for room, (reached, lines) in rooms.items()}
-    lines = {f"{room}_lines": counted for room, (_, counted) in rooms.items()}
-    print(
-        json.dumps({"coverage_percent": shares, **lines, "passed": done.passed, "failed": done.failed, "minutes": round(done.minutes, 1)})
-    )
-    return 1 if done.failed else 0
+    found: dict[str, Any] = {"coverage_percent": {}}
+    for room in ("effkit", "widgets"):
+        of = [one["summary"] for name, one in files.items() if name.split("/")[0] == room]
+        reached, lines = (sum(one[field] for one in of) for field in ("covered_lines", "num_statements"))
+        found["coverage_percent"][room], found[f"{room}_lines"] = round(100 * reached / max(lines, 1), 1), lines
+    return found
 
 
 def main(names: list[str]) -> int:

@@ -6,6 +6,7 @@ differ by 0.5%, everything around it must be the same. Standard error is not com
 
 from __future__ import annotations
 
+import os
 import re
 
 RELATIVE = 5e-3
@@ -42,6 +43,7 @@ class Text(str):
 def pytest_configure() -> None:
     """nbval passes every compared value through `sanitize`: from there on, texts are compared as `Text`."""
     from nbval import plugin
+    from nbval.kernel import RunningKernel
 
     exact = plugin.IPyNbCell.sanitize
     collect = plugin.IPyNbFile.collect
@@ -54,5 +56,7 @@ def pytest_configure() -> None:
         self.skip_compare = (*self.skip_compare, "stderr")
         return collect(self)
 
+    if os.environ.get("COVERAGE_PROCESS_START"):  # a kernel that nbval kills would tell nothing of the lines that it ran
+        RunningKernel.stop = lambda self: (self.kc.stop_channels(), self.km.shutdown_kernel())  # type: ignore[method-assign]
     plugin.IPyNbCell.sanitize = sanitize  # type: ignore[method-assign]
     plugin.IPyNbFile.collect = collect_without_stderr

@@ -39,7 +39,8 @@ def tie_of(figure: str) -> str | None:
 def described(figure: str) -> dict[str, Any]:
     """A figure as the page knows it."""
     label, unit, better = FIGURES[figure]
-    return {"label": label, "unit": unit, "up": better == "up", "ties": tie_of(figure)}
+    at = list(FIGURES).index(figure)  # their order, which a notebook that is saved forgets: its keys are sorted
+    return {"label": label, "unit": unit, "up": better == "up", "ties": tie_of(figure), "at": at}
 
 
 def fields(recipe: Recipe) -> dict[str, Any]:

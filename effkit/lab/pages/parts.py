@@ -6,6 +6,7 @@ party brings cards of its own through the entry-point group "effkit.pages".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from effkit.spec.exploration import Exploration
     from effkit.spec.record import Record
 
+NUMBER = re.compile(r"[-+−$]?\d[\d,.]*(?:e[-+]?\d+)?(?:[ %×x].*|\[.*)?$")
 ABSENT = "$absent"  # in a column of answers: this one has no such value
 PAGES = {"cards": "effkit_widgets.pages:CARDS"}
 
@@ -29,6 +31,12 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def words(self) -> frozenset[int]:
+        """The columns that hold few numbers: they begin at the left, where one begins to read."""
+        cells = [[text for text in column if text not in ("", "unavailable", "never", "-", "–")] for column in zip(*self.rows, strict=True)]
+        return frozenset(i for i, texts in enumerate(cells) if 2 * sum(bool(NUMBER.match(text)) for text in texts) < len(texts))
 
 
 @dataclass(frozen=True)

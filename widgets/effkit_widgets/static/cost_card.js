@@ -163,7 +163,7 @@ function costPlane(host, model, signal, now, tellMissing) {
       s("path", { d: `M${left},${ry}H${width - right}M${rx},${top}V${foot}`, class: "ek-limit" }, back);
       const write = (x, y, anchor, text) => { s("text", { x, y, "text-anchor": anchor, class: "ek-halo ek-note" }, back, text); const w = text.length * 6.4; taken.push([anchor === "end" ? x - w : x, y - 12, w, 15]); };
       const fits = (room, ...texts) => texts.find((text) => text.length * 6.6 < room) ?? texts.at(-1), limits = say("limits", { q: percent(quality), c: percent(cost) }), room = width - right - rx;
-      write(left + 5, top + 14, "start", fits(rx - left - 8, say("region", { limits }), limits));
+      if (limits.length * 6.6 < rx - left - 8) write(left + 5, top + 14, "start", fits(rx - left - 8, say("region", { limits }), limits));
       const keep = say("keepsLine", { v: percent(quality), score: above ? say("aboveScore", { score: c.student.score_name }) : c.student.score_name }), pay = say("costLine", { v: percent(cost), what: say(`what_${by}`) });
       write(width - right - 4, ry - 6, "end", fits(room - 8, keep, percent(quality)));
       if (room > 40) write(rx + 6, top + 14, "start", fits(room - 80, pay, percent(cost)));

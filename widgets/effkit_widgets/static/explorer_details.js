@@ -16,7 +16,7 @@ const fieldName = (name) => (STRINGS[`field_${name}`] ? say(`field_${name}`) : n
 // the figures that a point has, with its share of the base's
 function figureRows(model, p) {
   const base = model.get("points").find((q) => q.kind === "base");
-  return Object.entries(model.get("config").figures).filter(([name]) => p.figures[name]).map(([name, f]) => {
+  return figureEntries(model.get("config").figures).filter(([name]) => p.figures[name]).map(([name, f]) => {
     const value = p.figures[name], of = base && base !== p && (!f.ties || name === "perplexity") ? base.figures[name]?.[0] : null; // the others are shares of the base already
     return { name, f, value, share: of && value[0] !== null ? `${three((100 * value[0]) / of)}%` : "" };
   });
@@ -62,7 +62,7 @@ function detailsPanel(ui, { standing }) {
     const detail = detailOf(p), rows = figureRows(model, p).map(({ f, value, share }) => [shortLabel(f), intervalText(value, f.unit), share]);
     if (detail.base_bytes && p.figures.bytes?.[0] && p.kind !== "base") rows.push([say("compression"), say("times", { v: three(detail.base_bytes / p.figures.bytes[0]) }), ""]);
     if (detail.tokens) rows.push([say("measuredText"), say("measuredOn", { tokens: detail.tokens.toLocaleString("en"), text: detail.text || "?" }), ""]);
-    rows.push([say("device"), [p.device, p.date?.slice(0, 10)].filter(Boolean).join(", "), ""]);
+    rows.push([capital(say("device")), [p.device, p.date?.slice(0, 10)].filter(Boolean).join(", "), ""]);
     if (rows.some((row) => row[2])) rows.unshift(["", "", say("ofBase")]);
     return h("dl", { class: "ek-facts ek-three" }, rows.flatMap(([k, v, more]) => [h("dt", {}, k), h("dd", {}, v), h("dd", { class: "ek-quiet" }, more ?? "")]));
   }
@@ -101,7 +101,7 @@ function detailsPanel(ui, { standing }) {
     return parts;
   }
   function two(a, b) {
-    const { figures } = model.get("config"), rows = Object.entries(figures).filter(([name]) => a.figures[name] || b.figures[name]).map(([name, f]) => [shortLabel(f), intervalText(a.figures[name] ?? [null], f.unit), intervalText(b.figures[name] ?? [null], f.unit), differenceText(a, b, name, figures)]);
+    const { figures } = model.get("config"), rows = figureEntries(figures).filter(([name]) => a.figures[name] || b.figures[name]).map(([name, f]) => [shortLabel(f), intervalText(a.figures[name] ?? [null], f.unit), intervalText(b.figures[name] ?? [null], f.unit), differenceText(a, b, name, figures)]);
     const keys = [...new Set([...Object.keys(a.fields ?? {}), ...Object.keys(b.fields ?? {})])].filter((k) => (a.fields?.[k] ?? null) !== (b.fields?.[k] ?? null));
     for (const k of keys) rows.push([fieldName(k), valueText(k, a.fields?.[k] ?? null), valueText(k, b.fields?.[k] ?? null), ""]);
     const [m, n] = [bitsFor(model, detailOf(a)), bitsFor(model, detailOf(b))];

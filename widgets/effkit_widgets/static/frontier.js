@@ -21,6 +21,7 @@ function paretoFront(points, xUp, yUp) {
   }
   return xUp ? out.reverse() : out;
 }
+const figureEntries = (figures) => Object.entries(figures).sort(([, a], [, b]) => (a.at ?? 0) - (b.at ?? 0));
 const shortLabel = (figure) => figure.label.replace(/ \([^)]*\)/, "");
 // A share of the base in the axis' own unit: 0.9 of a quality that should be high, base / 0.9 of one that should be low.
 const budgetAt = (base, share, up) => (base ? (up ? base * share : base / share) : null);
@@ -113,7 +114,7 @@ function recordedOn(live, points) {
 
 // extra: more columns [{ label, text, of(point) }] before the device
 function frontierTable(model, extra = []) {
-  const points = model.get("points"), figures = Object.entries(model.get("config").figures).filter(([key]) => points.some((p) => p.figures[key]));
+  const points = model.get("points"), figures = figureEntries(model.get("config").figures).filter(([key]) => points.some((p) => p.figures[key]));
   const columns = [{ label: say("model"), text: true }, { label: say("kind"), text: true }, { label: say("recipe"), text: true }];
   for (const [, f] of figures) {
     const unit = f.unit ? `, ${f.unit}` : "", show = (v) => (v === "" ? "" : v === null ? say("unavailable") : withUnit(v, f.unit));

@@ -5,7 +5,7 @@ Object.assign(STRINGS, {
   colourBy: { en: "Colour by" }, shapeBy: { en: "Shape by" }, sizeBy: { en: "Size by" }, asColour: { en: "as colour" }, noSize: { en: "none" },
   best: { en: "Best in budget" }, bestGloss: { en: "Most quality within both budget lines; of those that the data cannot tell apart, the cheapest" }, bestNone: { en: "Nothing measured lies within both budget lines." },
   compareWith: { en: "Compare with another" }, comparePick: { en: "Choose the second point: click it, or move to it with the arrow keys and press Enter." }, compareEnd: { en: "End comparison" },
-  insideBrush: { en: "{n} inside" }, rangeOf: { en: "{label} {low} to {high}" }, countOf: { en: "{value} {n}" }, selectedAre: { en: "{n} selected: {what}." },
+  insideBrush: { en: "{n} inside" }, insideNothing: { en: "Nothing inside." }, rangeOf: { en: "{label} {low} to {high}" }, countOf: { en: "{value} {n}" }, selectedAre: { en: "{n} selected: {what}." },
   failedOnes: { en: "{n} failed or were stopped early" }, status: { en: "where it lies" }, reason: { en: "reason" }, state_failed: { en: "failed" }, state_stopped: { en: "stopped early" }, task_explore: { en: "searching" },
 });
 export default {
@@ -39,7 +39,7 @@ export default {
     }
     // what lies inside the rectangle: ranges on both axes, and how often each value of the colour occurs
     function summary(points, brushing) {
-      if (!points.length && !brushing) return setText(inside, "");
+      if (!points.length) return setText(inside, brushing ? say("insideNothing") : "");
       const { x, y } = model.get("axes"), colour = model.get("encoding").colour ?? "kind", parts = [];
       for (const name of [y, x]) {
         let low = Infinity, high = -Infinity;
@@ -64,7 +64,7 @@ export default {
     const looks = h("div", { class: "ek-row ek-end" });
     function drawLooks() {
       const now = { ...FIRST_LOOK, ...model.get("encoding") }, fields = fieldsOf(model.get("points")), named = fields.map((f) => [f.name, fieldName(f.name)]);
-      const numbers = [...fields.filter((f) => f.numeric).map((f) => [f.name, fieldName(f.name)]), ...Object.entries(figures).filter(([name]) => model.get("points").some((p) => p.figures[name])).map(([name, f]) => [name, shortLabel(f)])];
+      const numbers = [...fields.filter((f) => f.numeric).map((f) => [f.name, fieldName(f.name)]), ...figureEntries(figures).filter(([name]) => model.get("points").some((p) => p.figures[name])).map(([name, f]) => [name, shortLabel(f)])];
       const text = JSON.stringify([named, numbers, now]);
       if (looks.dataset.key === text) return;
       looks.dataset.key = text;

@@ -67,7 +67,8 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
       const rx = clamp(region.x, X), ry = clamp(region.y, Y), id = uid(), pattern = s("pattern", { id, width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, s("defs", {}, back));
       s("line", { x1: 0, y1: 0, x2: 0, y2: 7, style: "stroke:var(--ek-pruned)", "stroke-width": 1.6, opacity: 0.45 }, pattern);
       s("rect", { x: left, y: top, width: Math.max(0, rx - left), height: Math.max(0, ry - top), fill: `url(#${id})`, class: "ek-region" }, back);
-      s("text", { x: left + 4, y: ry - top > 18 ? top + 13 : ry + 13, class: "ek-halo ek-note" }, back, say("region"));
+      // in a narrow picture the words would lie on the points beside the corner
+      if (width > 420 || rx - left > say("region").length * 6) s("text", { x: left + 4, y: ry - top > 18 ? top + 13 : ry + 13, class: "ek-halo ek-note" }, back, say("region"));
     }
     s("text", { x: width - right, y: 12, "text-anchor": "end", class: "ek-axis" }, back, width > 420 ? `${say("better")} ↖` : "↖");
     drawFront(back, left, width - right);
@@ -275,7 +276,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
   const axesBox = h("div", { class: "ek-row" }), clear = button("clear", say("clear"), () => choose([]));
   function drawControls() {
     const points = model.get("points"), now = model.get("axes"), measured = (name) => !points.length || points.some((p) => p.figures[name]);
-    const options = Object.entries(figures()).map(([name, f]) => [name, shortLabel(f), measured(name) ? null : say("notOnFigure")]), text = JSON.stringify([options, now]);
+    const options = figureEntries(figures()).map(([name, f]) => [name, shortLabel(f), measured(name) ? null : say("notOnFigure")]), text = JSON.stringify([options, now]);
     if (axesBox.dataset.key === text) return;
     axesBox.dataset.key = text;
     const focused = axesBox.contains(document.activeElement) ? document.activeElement.name : null;

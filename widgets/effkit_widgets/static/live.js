@@ -77,7 +77,7 @@ function runPanel(ui, { startable, onstart, onchange, startText } = {}) {
     if (waitingFor && waitingFor !== state) { waitingFor = null; clearTimeout(slow); setText(notes, ""); }
     const pending = waitingFor !== null;
     ui.setState(live ? name : "recorded");
-    row.hidden = !live; // a dead button says less than the word "recorded"
+    row.hidden = !live || (!start && name === "idle"); // a dead button says less than the word "recorded"
     bar.hidden = !live && name === "idle";
     const why = startable?.() ?? null, primary = (node, yes) => node.classList.toggle("ek-primary", yes);
     if (start) { start.hidden = going && live; start.disabled = !live || pending || Boolean(why); setText(start, startText?.() ?? say(name === "idle" || !live ? "start" : "again")); fill(start, { title: why ?? "" }); primary(start, live && !going && name !== "interrupted"); }
