@@ -29,7 +29,7 @@ from ..fitting import hidden_words
 from ..weights import Weights, rate_at, working
 from .losses import forward_kl, hard_labels, objective
 from .material import NO_LABEL, Batch, Material, Texts
-from .planning import trained_parameters
+from .planning import hard_weight, trained_parameters
 from .rounded import RoundedForward
 from .sampling import continued
 from .teachers import Teachers
@@ -38,7 +38,6 @@ from .transfer import Transfer, attending
 PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
 ANSWERS = 64_000_000  # logits of a classifier's teachers that are remembered, in four bytes each
 ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
-HARD = 0.2  # weight of the next token beside forward KL; of 0 to 1, on held-out stories, 0.2 to 0.5 gave the best of both
 MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
 
 
@@ -89,11 +88,7 @@ class Training:
     @property
     def hard(self) -> float:
         """Weight of the cross-entropy with the next token or the class."""
-        step = self.step
-        if step.objective == "hard-labels":
-            return 1.0
-        usual = step.objective == "forward-kl" and step.source == "text" and self.student.task == "causal-lm"
-        return step.hard if step.hard is not None else HARD if usual else 0.0
+        return hard_weight(self.step, self.student.task)
 
     def ask_(self) -> Work[None]:
         """Where every text of a classifier will be read twice or more, its teachers are asked once, now."""
@@ -253,7 +248,8 @@ class Training:
     def change_(self, knobs: Mapping[str, Any]) -> None:
         fields = self.step.model_dump() | dict(knobs)
         self.step = step_of(Distill, **fields)
-        self.changes += [f"{name} became {value:g} after step {self.done}" for name, value in dict(knobs).items()]
+        told = {name: "its default" if value is None else f"{value:g}" for name, value in dict(knobs).items()}
+        self.changes += [f"{name} became {value} after step {self.done}" for name, value in told.items()]
 
     def _diverged_(self) -> None:
         """Go back to the last good point with half the learning rate; after a few times, say that it does not work."""
