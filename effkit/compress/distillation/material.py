@@ -5,6 +5,7 @@ Teacher and student of a classifier may have different tokenizers: each reads th
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effkit.measure.coder import Coder
 from effkit.models.datasets import read_text, windows
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
@@ -21,6 +23,30 @@ from ..pool import augmented
 HELD_OUT_WINDOWS = 4
 HELD_OUT_TEXTS = 64  # texts of a classifier are short
 NO_LABEL = -100
+REMEMBERED = 16_000_000  # tokens of texts that a tokenizer need not read again, in four bytes each
+OVERHEAD = 32  # how many tokens' room a remembered text takes beside its own
+
+
+class Reader:
+    """Texts as one tokenizer reads them; each is tokenized once, as long as what is remembered is at most `limit` tokens."""
+
+    def __init__(self, model: Model, window: int, limit: int = REMEMBERED) -> None:
+        self.coder, self.side, self.limit = Coder(model, window), model.tokenizer.padding_side, limit
+        self.kept: dict[str, array[int]] = {}
+        self.held = 0  # tokens, and what keeping a text costs beside them
+
+    def batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(ids, attention mask), both [texts, longest]."""
+        return self.coder.batch([self.ids(text) for text in texts], self.side)
+
+    def ids(self, text: str) -> Sequence[int]:
+        found = self.kept.get(text)
+        if found is None:
+            found = array("i", self.coder(text))
+            if self.held + len(found) + OVERHEAD <= self.limit:
+                self.kept[text] = found
+                self.held += len(found) + OVERHEAD
+        return found
 
 
 @dataclass(frozen=True)
@@ -34,6 +60,7 @@ class Batch:
     texts: tuple[str, ...] = ()
     labels: Tensor | None = None
     scored: Tensor | None = None
+    readers: dict[tuple[int, int], Reader] = field(default_factory=dict, compare=False, repr=False)
     _coded: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -46,7 +73,7 @@ class Batch:
             return None if value is None else value[at]
 
         spans = [slice(start, start + size) for start in range(0, len(self), size)]
-        return [Batch(cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s)) for s in spans]
+        return [Batch(cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s), self.readers) for s in spans]
 
     def inputs(self, model: Model, window: int, mapping: Tensor | None = None) -> dict[str, Tensor]:
         """What `model` reads. mapping: from the student's token ids to the model's, where they differ."""
@@ -61,11 +88,10 @@ class Batch:
         # a student made from its teacher has the same tokenizer: the texts are read once for both
         key = id(model.tokenizer), min(window, model.window)
         if key not in self._coded:
-            self._coded[key] = model.tokenizer(
-                list(self.texts), padding=len(self) > 1, truncation=True, max_length=key[1], return_tensors="pt"
-            )
-        coded = self._coded[key]
-        return {name: coded[name].to(device) for name in ("input_ids", "attention_mask")}
+            if key not in self.readers:
+                self.readers[key] = Reader(model, window)
+            self._coded[key] = self.readers[key].batch(self.texts)
+        return {name: tensor.to(device) for name, tensor in zip(("input_ids", "attention_mask"), self._coded[key], strict=True)}
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,7 @@ class Texts:
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     labels: tuple[int, ...]
+    readers: dict[tuple[int, int], Reader] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -101,11 +128,11 @@ class Texts:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         labels = torch.tensor([self.labels[i] for i in rows])
-        return Batch(texts=tuple(self.train[i] for i in rows), labels=labels)
+        return Batch(texts=tuple(self.train[i] for i in rows), labels=labels, readers=self.readers)
 
     def held(self) -> list[Batch]:
         """The held-out texts, sixteen a batch."""
-        return Batch(texts=self.held_out).parts(16)
+        return Batch(texts=self.held_out, readers=self.readers).parts(16)
 
 
 Material = Windows | Texts
