@@ -44,6 +44,18 @@ class Coder:
                 return right
         return ids
 
+    def many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`coder(text)` of each text; what the tokenizer itself must read, it reads in one call."""
+        if not self.by_word:
+            found = self.tokenizer(list(texts), truncation=True, max_length=self.window, verbose=False)["input_ids"] if texts else []
+            return [ids or [self.pad] for ids in found]
+        unknown = [word for word in dict.fromkeys(w for text in texts for w in text.split()) if word not in self.words]
+        unknown = unknown[: REMEMBERED - len(self.words)]
+        if unknown:
+            parts = self.tokenizer(unknown, add_special_tokens=False, verbose=False)["input_ids"]
+            self.words.update(zip(unknown, parts, strict=True))
+        return [self(text) for text in texts]
+
     def whole(self, text: str) -> list[int]:
         """What the tokenizer says. A text without any token becomes one unknown or padding token."""
         ids = self.tokenizer(text, truncation=True, max_length=self.window, verbose=False)["input_ids"]

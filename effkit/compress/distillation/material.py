@@ -6,7 +6,7 @@ Teacher and student of a classifier may have different tokenizers: each reads th
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ HELD_OUT_WINDOWS = 4
 HELD_OUT_TEXTS = 64  # texts of a classifier are short
 NO_LABEL = -100
 REMEMBERED = 16_000_000  # tokens of texts that a tokenizer need not read again, in four bytes each
+CHUNK = 2048  # texts that are tokenized in one go
 OVERHEAD = 32  # how many tokens' room a remembered text takes beside its own
 
 
@@ -37,16 +38,35 @@ class Reader:
 
     def batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(ids, attention mask), both [texts, longest]."""
-        return self.coder.batch([self.ids(text) for text in texts], self.side)
+        known = [self.kept.get(text) for text in texts]
+        new = iter(self.coder.many([text for text, ids in zip(texts, known, strict=True) if ids is None]))
+        return self.coder.batch(
+            [self._remembered(text, next(new)) if ids is None else ids for text, ids in zip(texts, known, strict=True)], self.side
+        )
 
-    def ids(self, text: str) -> Sequence[int]:
-        found = self.kept.get(text)
-        if found is None:
-            found = array("i", self.coder(text))
-            if self.held + len(found) + OVERHEAD <= self.limit:
-                self.kept[text] = found
-                self.held += len(found) + OVERHEAD
-        return found
+    def read_(self, texts: Sequence[str]) -> Iterator[None]:
+        """Remember these texts as far as there is room, so that no step has to wait for the tokenizer; yields now and then."""
+        for start in range(0, len(texts), CHUNK):
+            if self.held >= self.limit:
+                return
+            chunk = [text for text in texts[start : start + CHUNK] if text not in self.kept]
+            for text, ids in zip(chunk, self.coder.many(chunk), strict=True):
+                self._remembered(text, ids)
+            yield
+
+    def _remembered(self, text: str, ids: Sequence[int]) -> Sequence[int]:
+        if self.held + len(ids) + OVERHEAD <= self.limit and text not in self.kept:
+            self.kept[text] = array("i", ids)
+            self.held += len(ids) + OVERHEAD
+        return ids
+
+
+def reader_of(readers: dict[tuple[int, int], Reader], model: Model, window: int) -> Reader:
+    """The one reader of this tokenizer and window."""
+    key = id(model.tokenizer), min(window, model.window)
+    if key not in readers:
+        readers[key] = Reader(model, window)
+    return readers[key]
 
 
 @dataclass(frozen=True)
@@ -88,9 +108,7 @@ class Batch:
         # a student made from its teacher has the same tokenizer: the texts are read once for both
         key = id(model.tokenizer), min(window, model.window)
         if key not in self._coded:
-            if key not in self.readers:
-                self.readers[key] = Reader(model, window)
-            self._coded[key] = self.readers[key].batch(self.texts)
+            self._coded[key] = reader_of(self.readers, model, window).batch(self.texts)
         return {name: tensor.to(device) for name, tensor in zip(("input_ids", "attention_mask"), self._coded[key], strict=True)}
 
 
@@ -129,6 +147,11 @@ class Texts:
     def batch(self, rows: Sequence[int]) -> Batch:
         labels = torch.tensor([self.labels[i] for i in rows])
         return Batch(texts=tuple(self.train[i] for i in rows), labels=labels, readers=self.readers)
+
+    def read_(self, rows: Sequence[int], models: Sequence[Model], window: int) -> Iterator[None]:
+        """Tokenize these texts for the models before they are asked for; yields now and then."""
+        for model in models:
+            yield from reader_of(self.readers, model, window).read_([self.train[i] for i in rows])
 
     def held(self) -> list[Batch]:
         """The held-out texts, sixteen a batch."""

@@ -99,11 +99,21 @@ class Training:
         if material.count * int(self.student.config.num_labels) * self.teachers.passes <= ANSWERS:
             yield from self.teachers.ask_(material.train, step.autocast)
 
+    def read_(self) -> Iterator[None]:
+        """Tokenize what a classifier's steps will read, so that none waits for it; yields now and then."""
+        if isinstance(self.material, Texts):
+            models = [self.student, *(() if self.teachers.asked else self.teachers.models)]
+            ahead = min(self.material.count, (self.step.steps - self.done) * self.step.batch)
+            yield from self.material.read_(self._rows(self.done * self.step.batch, ahead), models, self.step.window)
+
     def batch(self) -> Batch:
         """What the next step reads. Everything is read once before anything is read twice."""
+        return self.material.batch(self._rows(self.done * self.step.batch, self.step.batch))
+
+    def _rows(self, first: int, many: int) -> list[int]:
+        """So many rows of the material in the order of reading, from position `first` on."""
         count = self.material.count
-        positions = range(self.done * self.step.batch, (self.done + 1) * self.step.batch)
-        return self.material.batch([int(_order(count, self.seed, p // count)[p % count]) for p in positions])
+        return [int(_order(count, self.seed, p // count)[p % count]) for p in range(first, first + many)]
 
     def rate(self) -> float:
         return self.step.learning_rate * rate_at(self.done, self.step.steps, self.step.schedule == "linear")
@@ -269,8 +279,8 @@ class Training:
 
 
 @lru_cache(maxsize=2)  # a batch lies in at most two passes; drawing one for each unit took as long as a small step
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def _order(count: int, seed: int, epoch: int) -> Any:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).numpy()
 
 
 def _number(seed: int, step: int, piece: int) -> int:
