@@ -34,7 +34,7 @@ def test_ids_are_the_tokenizers_own(kind, side, tiny_classifier):
     model = wordpiece() if kind == "wordpiece" else tiny_classifier
     model.tokenizer.padding_side = side
     # more than the coder checks, so that its word by word reading is what is tested
-    texts = [*REPORTS, *REPORTS, *ODD]
+    texts = [*REPORTS, *(f"{report} Seen again." for report in REPORTS), *ODD]
     for window in (8, 64):
         reader = Reader(model, window)
         for _ in range(2):  # the second time from memory
