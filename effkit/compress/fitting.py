@@ -68,7 +68,7 @@ class Fitting:
         body = [name for name in chosen if not is_head(name)]
         groups = [(1.0, body), (settings.head_rate, head)]
         weights = Weights(chosen, model.device, settings.autocast, groups, weight_decay=settings.weight_decay)
-        return cls(model, coder, [coder(text) for text in texts], targets, settings, weights)
+        return cls(model, coder, coder.many(texts), targets, settings, weights)
 
     @property
     def batches(self) -> int:

@@ -113,7 +113,7 @@ def features(model: Model, texts: Sequence[str], window: int = 128, autocast: st
     """What the head of a classifier reads, [texts, hidden], float32 on the CPU."""
     head = head_of(model)
     coder = Coder(model, window)
-    coded = [coder(text) for text in texts]
+    coded = coder.many(texts)
     out = torch.zeros(len(texts), head.in_features)
     seen: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))

@@ -36,7 +36,7 @@ def answers(model: Model, texts: Sequence[str], window: int = 128, batch: int = 
         raise BadInput(f"the texts hold {wrong!r}, a {type(wrong).__name__}", "Allowed: strings")
     coder, coded = Coder(model, window), []
     for first in range(0, len(texts), CHUNK):
-        coded += [coder(text) for text in texts[first : first + CHUNK]]
+        coded += coder.many(texts[first : first + CHUNK])
         yield Progress("answer", 0, len(texts), "texts", "reading the texts")
     out = torch.zeros(len(texts), int(model.config.num_labels))
     device, done, kind = model.device.torch, 0, getattr(torch, autocast or "bfloat16")

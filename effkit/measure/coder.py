@@ -2,7 +2,8 @@
 
 At batch 1 a small student answers in a tenth of a millisecond, as long as its tokenizer takes for one sentence. WordPiece over
 a BERT pre-tokenizer reads each word by itself, so the ids of a text are those of its words in a row; where that does not hold
-(checked on the first texts), the tokenizer itself is asked. Teacher and student are served through the same coder.
+(checked on the first texts), and for a text with characters that such a tokenizer drops although they part words, the tokenizer
+itself is asked. Teacher and student are served through the same coder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class Coder:
         self.by_word = self.before is not None
 
     def __call__(self, text: str) -> list[int]:
-        if not self.by_word:
+        if not self.by_word or not text.isprintable():
             return self.whole(text)
         ids = self._joined(text)
         if self.checked < CHECKED:
@@ -42,20 +44,33 @@ class Coder:
                 return right
         return ids
 
+    def many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`coder(text)` of each text; what the tokenizer itself must read, it reads in one call."""
+        if not self.by_word:
+            found = self.tokenizer(list(texts), truncation=True, max_length=self.window, verbose=False)["input_ids"] if texts else []
+            return [ids or [self.pad] for ids in found]
+        unknown = [word for word in dict.fromkeys(w for text in texts for w in text.split()) if word not in self.words]
+        unknown = unknown[: REMEMBERED - len(self.words)]
+        if unknown:
+            parts = self.tokenizer(unknown, add_special_tokens=False, verbose=False)["input_ids"]
+            self.words.update(zip(unknown, parts, strict=True))
+        return [self(text) for text in texts]
+
     def whole(self, text: str) -> list[int]:
         """What the tokenizer says. A text without any token becomes one unknown or padding token."""
         ids = self.tokenizer(text, truncation=True, max_length=self.window, verbose=False)["input_ids"]
         return ids or [self.pad]
 
-    def batch(self, coded: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, attention mask), both [texts, longest], padded on the right."""
+    def batch(self, coded: Sequence[Sequence[int]], side: str = "right") -> tuple[Tensor, Tensor]:
+        """(ids, attention mask), both [texts, longest], padded on this side."""
         longest = max(map(len, coded))
-        ids = torch.full((len(coded), longest), self.pad, dtype=torch.long)
-        mask = torch.zeros((len(coded), longest), dtype=torch.long)
+        ids = np.full((len(coded), longest), self.pad, dtype=np.int64)
+        mask = np.zeros((len(coded), longest), dtype=np.int64)
         for row, words in enumerate(coded):
-            ids[row, : len(words)] = torch.tensor(words)
-            mask[row, : len(words)] = 1
-        return ids, mask
+            place = slice(None, len(words)) if side == "right" else slice(longest - len(words), None)
+            ids[row, place] = words
+            mask[row, place] = 1
+        return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _joined(self, text: str) -> list[int]:
         assert self.before is not None
@@ -76,7 +91,8 @@ class Coder:
         """The special tokens before and after a text, where words may be read one by one."""
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         parts = [type(getattr(backend, name, None)).__name__ for name in ("model", "normalizer", "pre_tokenizer")]
-        if parts != ["WordPiece", "BertNormalizer", "BertPreTokenizer"]:
+        added = self.tokenizer.get_added_vocab() if backend is not None else {}
+        if parts != ["WordPiece", "BertNormalizer", "BertPreTokenizer"] or any(len(token.split()) > 1 for token in added):
             return None, []
         both, inner = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
         at = next((i for i in range(len(both)) if both[i : i + len(inner)] == inner), None)

@@ -56,7 +56,7 @@ class Served:
 
     def answer_all(self, texts: Sequence[str], batch: int) -> int:
         """Answer all texts, those of like length in one batch; how many answers there are."""
-        coded, count = [self.coder(text) for text in texts], 0
+        coded, count = self.coder.many(texts), 0
         for rows in in_batches(coded, batch):
             ids, mask = (t.to(self.on.torch) for t in self.coder.batch([coded[i] for i in rows]))
             count += len(self.together(ids, mask).argmax(-1).tolist())  # reading the answers waits for the device

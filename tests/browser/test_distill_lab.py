@@ -18,6 +18,7 @@ def test_lines_and_samples_while_it_trains(open_notebook):
     notebook = open_notebook("distill-lab", CELLS)
     notebook.run_all(timeout=120)
     card = notebook.card("DistillLab")
+    weight_follows_objective(card)
     card.locator("[name='layers']").fill("4")
     card.locator("[name='steps']").fill("10")
     card.locator("[name='steps']").blur()
@@ -81,6 +82,36 @@ def test_branch_show_and_undo(open_notebook):
     card.locator("[data-action='table']:visible").last.click()
     assert card.locator(".ek-twin:visible tbody tr").count() == 2
     assert card.locator(".ek-problem").first.is_hidden()
+
+
+def weight_follows_objective(card) -> None:
+    """What is not chosen is the library's default and says so; what is chosen stays."""
+    hard, objective = card.locator("[name='hard']"), card.locator("[name='objective']")
+
+    def shows(value: str, marked: bool) -> None:
+        card.page.wait_for_function(
+            "([value, marked]) => { const input = document.querySelector('[name=hard]');"
+            " return input.value === value && input.parentElement.innerText.includes('(default)') === marked; }",
+            arg=[value, marked],
+        )
+
+    shows("0.2", True)
+    objective.select_option("reverse-kl")
+    shows("0", True)
+    objective.select_option("hard-labels")
+    shows("1", True)
+    assert hard.is_disabled()
+    objective.select_option("forward-kl")
+    shows("0.2", True)
+    hard.fill("0.5")
+    hard.blur()
+    shows("0.5", False)
+    objective.select_option("skew-kl")
+    shows("0.5", False)
+    objective.select_option("forward-kl")
+    hard.fill("")
+    hard.blur()
+    shows("0.2", True)
 
 
 def pause(card) -> None:

@@ -12,11 +12,12 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import traitlets as t
 
 from effkit.compress.distillation.distilling import distill
+from effkit.compress.distillation.planning import hard_weight
 from effkit.compress.distillation.students import prune
 from effkit.compress.planning import plan as plan_of
 from effkit.lab.measuring import measure
@@ -30,6 +31,7 @@ from effkit.spec.record import Record
 from ._base import explained, refuse_unknown, script, short_name, style
 from ._live import LiveCard, options_of, today
 
+OBJECTIVES = get_args(Distill.model_fields["objective"].annotation)
 KNOBS = ("temperature", "learning_rate", "hard")
 LOOK_SECONDS = 2.0  # between two looks at a run's checkpoints and branches, which are on the disk
 CURVES = ("loss", "held_out")
@@ -48,7 +50,7 @@ class DistillLab(LiveCard):
     prompts:    texts that teacher and student continue side by side every tenth of the way; None for two of ours, () for none
 
     choice:  {"layers", "steps", "objective", "temperature", "learning_rate", "hard"}, set by the fields of the card; the last three
-             also while it runs. `training` may say how objective and hard begin
+             also while it runs. `training` may say how objective and hard begin; hard None is the library's default for the objective
     plan:    {"layers", "before", "after"}: bytes of the teacher and of the student to be
     verdict: what the student keeps, in words, once it is measured
     tree:    the run, its ancestors and their branches, parents first: [{"id", "parent", "from", "step", "change", "undone",
@@ -87,7 +89,7 @@ class DistillLab(LiveCard):
         self._measuring = options_of(measure, "measuring", measuring, ("model", "base", "on", "store"))
         fields = ("steps", "temperature", "learning_rate")
         self._training = options_of(distill, "training", training, ("teacher", "student", "text", "prompts", *fields))
-        first = {"objective": self._training.pop("objective", "forward-kl"), "hard": self._training.pop("hard", 0.0)}
+        first = {"objective": self._training.pop("objective", "forward-kl"), "hard": self._training.pop("hard", None)}
         self._references = _numbers(references or {})
         self._prompts = tuple(prompts if prompts is not None else PROMPTS if teacher.task == "causal-lm" else ())
         self._reached = 0
@@ -103,7 +105,10 @@ class DistillLab(LiveCard):
         self._record: Record | None = None
         total = len(layer_list(teacher)[1])
         choice = {"layers": max(1, round(total * 2 / 3)), "steps": 100, "temperature": 1.0, "learning_rate": 3e-4, **first}
-        super().__init__(config={"name": short_name(teacher.checkpoint.source), "layers": total}, choice=choice, lines=self._references)
+        source = self._training.get("source", "text")
+        self._hard = {name: hard_weight(step_of(Distill, objective=name, source=source), teacher.task) for name in OBJECTIVES}
+        config = {"name": short_name(teacher.checkpoint.source), "layers": total, "hard": self._hard}
+        super().__init__(config=config, choice=choice, lines=self._references)
         self._where = {"device": repr(teacher.device), "date": today()}
         self._replan()
         self.observe(self._chosen, names=["choice"])
@@ -249,8 +254,8 @@ class DistillLab(LiveCard):
             step, points = values.get("step"), here.checkpoints()
             if step is None and points and here.state != "paused":  # a paused run can go on from where it is
                 step = points[-1]["step"]
-            wanted, there = {name: self.choice[name] for name in ("steps", *KNOBS)}, values_at(here, step)
-            self.branch(step, **{name: value for name, value in wanted.items() if value != there.get(name)})
+            wanted, there = self._spelt(self.choice), self._spelt(values_at(here, step))
+            self.branch(step, **{name: wanted[name] for name in ("steps", *KNOBS) if wanted[name] != there.get(name)})
         elif what == "undo":
             self._show(None)
             self.undo(values.get("step"))
@@ -297,7 +302,7 @@ class DistillLab(LiveCard):
 
     def _chosen(self, change: Any) -> None:
         """A field was changed. While training goes on, the knobs turn at once; while it is paused, with Resume or in a branch."""
-        old, new, run = change["old"] or {}, change["new"], self._distilling
+        old, new, run = self._spelt(change["old"] or {}), self._spelt(change["new"]), self._distilling
         turned = {name: new[name] for name in KNOBS if new.get(name) != old.get(name)}
         if turned and run is not None and run.state == "paused":
             self._pending |= turned
@@ -307,6 +312,11 @@ class DistillLab(LiveCard):
             except EffkitError as error:
                 self._show(error)
         self._soon(self._replan)
+
+    def _spelt(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """With the number that hard's default stands for."""
+        stands = "hard" in values and values["hard"] is None
+        return {**values, "hard": self._hard.get(values.get("objective", ""), 0.0)} if stands else dict(values)
 
     def _replan(self) -> None:
         try:

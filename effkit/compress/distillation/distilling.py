@@ -23,6 +23,7 @@ from .training import Training
 
 KNOBS = ("temperature", "learning_rate", "hard", "hidden", "attention", "mix")
 SAMPLE_TOKENS = 16
+CHUNKS = 16  # chunks of texts that are tokenized between two events
 
 
 @long_work(knobs=KNOBS, check=lambda **knobs: step_of(Distill, **knobs))
@@ -142,6 +143,9 @@ def _loop(training: Training, prompts: tuple[str, ...]) -> Work[None]:
 
     for event in training.ask_():
         yield from told(f"asking the teacher: {event.done} of {event.total} texts", {}, {})
+    for chunk, _ in enumerate(training.read_(), 1):
+        if chunk % CHUNKS == 0:
+            yield from told("reading the texts", {}, {})
     if training.done == 0:
         yield from pieces(training.measure_(), "reading the held-out text")
         details: dict[str, Any] = {"references": training.references()}

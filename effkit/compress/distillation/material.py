@@ -5,13 +5,15 @@ Teacher and student of a classifier may have different tokenizers: each reads th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from effkit.measure.coder import Coder
 from effkit.models.datasets import read_text, windows
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
@@ -21,6 +23,50 @@ from ..pool import augmented
 HELD_OUT_WINDOWS = 4
 HELD_OUT_TEXTS = 64  # texts of a classifier are short
 NO_LABEL = -100
+REMEMBERED = 16_000_000  # tokens of texts that a tokenizer need not read again, in four bytes each
+CHUNK = 2048  # texts that are tokenized in one go
+OVERHEAD = 32  # how many tokens' room a remembered text takes beside its own
+
+
+class Reader:
+    """Texts as one tokenizer reads them; each is tokenized once, as long as what is remembered is at most `limit` tokens."""
+
+    def __init__(self, model: Model, window: int, limit: int = REMEMBERED) -> None:
+        self.coder, self.side, self.limit = Coder(model, window), model.tokenizer.padding_side, limit
+        self.kept: dict[str, array[int]] = {}
+        self.held = 0  # tokens, and what keeping a text costs beside them
+
+    def batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(ids, attention mask), both [texts, longest]."""
+        known = [self.kept.get(text) for text in texts]
+        new = iter(self.coder.many([text for text, ids in zip(texts, known, strict=True) if ids is None]))
+        return self.coder.batch(
+            [self._remembered(text, next(new)) if ids is None else ids for text, ids in zip(texts, known, strict=True)], self.side
+        )
+
+    def read_(self, texts: Sequence[str]) -> Iterator[None]:
+        """Remember these texts as far as there is room, so that no step has to wait for the tokenizer; yields now and then."""
+        for start in range(0, len(texts), CHUNK):
+            if self.held >= self.limit:
+                return
+            chunk = [text for text in texts[start : start + CHUNK] if text not in self.kept]
+            for text, ids in zip(chunk, self.coder.many(chunk), strict=True):
+                self._remembered(text, ids)
+            yield
+
+    def _remembered(self, text: str, ids: Sequence[int]) -> Sequence[int]:
+        if self.held + len(ids) + OVERHEAD <= self.limit and text not in self.kept:
+            self.kept[text] = array("i", ids)
+            self.held += len(ids) + OVERHEAD
+        return ids
+
+
+def reader_of(readers: dict[tuple[int, int], Reader], model: Model, window: int) -> Reader:
+    """The one reader of this tokenizer and window."""
+    key = id(model.tokenizer), min(window, model.window)
+    if key not in readers:
+        readers[key] = Reader(model, window)
+    return readers[key]
 
 
 @dataclass(frozen=True)
@@ -34,6 +80,7 @@ class Batch:
     texts: tuple[str, ...] = ()
     labels: Tensor | None = None
     scored: Tensor | None = None
+    readers: dict[tuple[int, int], Reader] = field(default_factory=dict, compare=False, repr=False)
     _coded: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -46,7 +93,7 @@ class Batch:
             return None if value is None else value[at]
 
         spans = [slice(start, start + size) for start in range(0, len(self), size)]
-        return [Batch(cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s)) for s in spans]
+        return [Batch(cut(self.ids, s), self.texts[s], cut(self.labels, s), cut(self.scored, s), self.readers) for s in spans]
 
     def inputs(self, model: Model, window: int, mapping: Tensor | None = None) -> dict[str, Tensor]:
         """What `model` reads. mapping: from the student's token ids to the model's, where they differ."""
@@ -61,11 +108,8 @@ class Batch:
         # a student made from its teacher has the same tokenizer: the texts are read once for both
         key = id(model.tokenizer), min(window, model.window)
         if key not in self._coded:
-            self._coded[key] = model.tokenizer(
-                list(self.texts), padding=len(self) > 1, truncation=True, max_length=key[1], return_tensors="pt"
-            )
-        coded = self._coded[key]
-        return {name: coded[name].to(device) for name in ("input_ids", "attention_mask")}
+            self._coded[key] = reader_of(self.readers, model, window).batch(self.texts)
+        return {name: tensor.to(device) for name, tensor in zip(("input_ids", "attention_mask"), self._coded[key], strict=True)}
 
 
 @dataclass(frozen=True)
@@ -94,6 +138,7 @@ class Texts:
     train: tuple[str, ...]
     held_out: tuple[str, ...]
     labels: tuple[int, ...]
+    readers: dict[tuple[int, int], Reader] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -101,11 +146,16 @@ class Texts:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         labels = torch.tensor([self.labels[i] for i in rows])
-        return Batch(texts=tuple(self.train[i] for i in rows), labels=labels)
+        return Batch(texts=tuple(self.train[i] for i in rows), labels=labels, readers=self.readers)
+
+    def read_(self, rows: Sequence[int], models: Sequence[Model], window: int) -> Iterator[None]:
+        """Tokenize these texts for the models before they are asked for; yields now and then."""
+        for model in models:
+            yield from reader_of(self.readers, model, window).read_([self.train[i] for i in rows])
 
     def held(self) -> list[Batch]:
         """The held-out texts, sixteen a batch."""
-        return Batch(texts=self.held_out).parts(16)
+        return Batch(texts=self.held_out, readers=self.readers).parts(16)
 
 
 Material = Windows | Texts

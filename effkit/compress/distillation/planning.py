@@ -11,6 +11,8 @@ from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import Distill
 
+HARD = 0.2  # weight of the next token beside forward KL; of 0 to 1, on held-out stories, 0.2 to 0.5 gave the best of both
+
 
 def plan_distill(model: Model, step: Distill) -> Plan:
     """Which weights of the student are trained. BadInput if none would be (weights in few bits cannot be), and for what is asked of
@@ -34,6 +36,14 @@ def plan_distill(model: Model, step: Distill) -> Plan:
         return _module_plan(entry, "keep", "the embedding and the head stay as they are" if vocabulary else "not trained", entry.bytes)
 
     return Plan(step=step, modules=_by_module([fate(e) for e in model.ledger().entries]))
+
+
+def hard_weight(step: Distill, task: str) -> float:
+    """The weight of the cross-entropy with the next token or the class that a step comes to, for a model of this task."""
+    if step.objective == "hard-labels":
+        return 1.0
+    usual = step.objective == "forward-kl" and step.source == "text" and task == "causal-lm"
+    return step.hard if step.hard is not None else HARD if usual else 0.0
 
 
 def trained_parameters(model: Model, train: str) -> dict[str, nn.Parameter]:

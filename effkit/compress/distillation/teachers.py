@@ -56,6 +56,11 @@ class Teachers:
     def passes(self) -> int:
         return len(self.models)
 
+    @property
+    def asked(self) -> bool:
+        """Whether all of a classifier's texts were answered in advance."""
+        return bool(self._rows)
+
     @torch.no_grad()
     def say(self, batch: Batch, temperature: float, look: Mapping[str, bool] | None = None) -> Said:
         """What they say of a batch. With top_k, what was ever said of these windows is not asked again.

@@ -29,7 +29,7 @@ from ..fitting import hidden_words
 from ..weights import Weights, rate_at, working
 from .losses import forward_kl, hard_labels, objective
 from .material import NO_LABEL, Batch, Material, Texts
-from .planning import trained_parameters
+from .planning import hard_weight, trained_parameters
 from .rounded import RoundedForward
 from .sampling import continued
 from .teachers import Teachers
@@ -38,7 +38,6 @@ from .transfer import Transfer, attending
 PIECE = 1.8e10  # tokens x parameters of one piece of work on a CPU: about half a second on two cores
 ANSWERS = 64_000_000  # logits of a classifier's teachers that are remembered, in four bytes each
 ROLLBACKS = 3  # how often a diverging run is taken back, with half the learning rate each time
-HARD = 0.2  # weight of the next token beside forward KL; of 0 to 1, on held-out stories, 0.2 to 0.5 gave the best of both
 MIX = {"jensen-shannon": 0.5, "skew-kl": 0.1}
 
 
@@ -91,11 +90,7 @@ class Training:
     @property
     def hard(self) -> float:
         """Weight of the cross-entropy with the next token or the class."""
-        step = self.step
-        if step.objective == "hard-labels":
-            return 1.0
-        usual = step.objective == "forward-kl" and step.source == "text" and self.student.task == "causal-lm"
-        return step.hard if step.hard is not None else HARD if usual else 0.0
+        return hard_weight(self.step, self.student.task)
 
     def ask_(self) -> Work[None]:
         """Where every text of a classifier will be read twice or more, its teachers are asked once, now."""
@@ -106,11 +101,21 @@ class Training:
         if material.count * int(self.student.config.num_labels) * self.teachers.passes <= ANSWERS:
             yield from self.teachers.ask_(material.train, step.autocast)
 
+    def read_(self) -> Iterator[None]:
+        """Tokenize what a classifier's steps will read, so that none waits for it; yields now and then."""
+        if isinstance(self.material, Texts):
+            models = [self.student, *(() if self.teachers.asked else self.teachers.models)]
+            ahead = min(self.material.count, (self.step.steps - self.done) * self.step.batch)
+            yield from self.material.read_(self._rows(self.done * self.step.batch, ahead), models, self.step.window)
+
     def batch(self) -> Batch:
         """What the next step reads. Everything is read once before anything is read twice."""
+        return self.material.batch(self._rows(self.done * self.step.batch, self.step.batch))
+
+    def _rows(self, first: int, many: int) -> list[int]:
+        """So many rows of the material in the order of reading, from position `first` on."""
         count = self.material.count
-        positions = range(self.done * self.step.batch, (self.done + 1) * self.step.batch)
-        return self.material.batch([int(_order(count, self.seed, p // count)[p % count]) for p in positions])
+        return [int(_order(count, self.seed, p // count)[p % count]) for p in range(first, first + many)]
 
     def rate(self) -> float:
         return self.step.learning_rate * rate_at(self.done, self.step.steps, self.step.schedule == "linear")
@@ -255,7 +260,8 @@ class Training:
     def change_(self, knobs: Mapping[str, Any]) -> None:
         fields = self.step.model_dump() | dict(knobs)
         self.step = step_of(Distill, **fields)
-        self.changes += [f"{name} became {value:g} after step {self.done}" for name, value in dict(knobs).items()]
+        told = {name: "its default" if value is None else f"{value:g}" for name, value in dict(knobs).items()}
+        self.changes += [f"{name} became {value} after step {self.done}" for name, value in told.items()]
 
     def _diverged_(self) -> None:
         """Go back to the last good point with half the learning rate; after a few times, say that it does not work."""
@@ -275,8 +281,8 @@ class Training:
 
 
 @lru_cache(maxsize=2)  # a batch lies in at most two passes; drawing one for each unit took as long as a small step
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def _order(count: int, seed: int, epoch: int) -> Any:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).numpy()
 
 
 def _number(seed: int, step: int, piece: int) -> int:

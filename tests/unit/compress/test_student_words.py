@@ -49,6 +49,7 @@ def test_embeddings_keep_the_teachers_geometry(teacher, parts):
     words = ["pump", "valve", "oil", "wing", "crack", "rust"]
     whole = finish(embedded(teacher, words, 32))
     alone = torch.stack([teacher.module.bert(torch.tensor([teacher.tokens(w)])).last_hidden_state[0].mean(0) for w in words])
+    assert float(whole[:, : len(words)].std()) == pytest.approx(1, abs=1e-5)  # six words have no more directions
     reference = torch.pdist((alone - alone.mean(0)).detach())
     assert torch.allclose(torch.pdist(whole) / torch.pdist(whole)[0], reference / reference[0], atol=1e-3)
 

@@ -170,6 +170,23 @@ def test_distill_measure_and_say_what_was_kept(tiny_llama):
     assert repr(bench) == "DistillLab('tiny-llama')"
 
 
+def test_the_weight_of_the_text_begins_as_the_library_has_it_and_follows_the_objective(tiny_llama, tiny_classifier):
+    bench = DistillLab(tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2})
+    assert bench.choice["hard"] is None
+    assert bench.config["hard"] == {"forward-kl": 0.2, "reverse-kl": 0.0, "jensen-shannon": 0.0, "skew-kl": 0.0, "hard-labels": 1.0}
+    assert set(DistillLab(tiny_classifier, store=False).config["hard"].values()) == {0.0, 1.0}
+    assert DistillLab(tiny_llama, store=False, training={"source": "student"}).config["hard"]["forward-kl"] == 0.0
+    run = bench.start(steps=6, layers=1)
+    bench.wait(60)
+    plain = ek.start(ek.distill, tiny_llama, ek.prune(tiny_llama, 1), TEXT, steps=6, window=32, batch=2)
+    plain.wait(60)
+    assert run.curve("loss") == plain.curve("loss")
+    # a knob that is turned back is told as the number that it stands for
+    assert bench._spelt({"objective": "forward-kl", "hard": None}) == {"objective": "forward-kl", "hard": 0.2}
+    assert bench._spelt({"objective": "reverse-kl", "hard": None})["hard"] == 0.0
+    assert bench._spelt({"objective": "forward-kl", "hard": 0.7})["hard"] == 0.7
+
+
 def test_an_impossible_student_is_told(tiny_llama):
     bench = DistillLab(tiny_llama, store=False)
     bench.choice = {**bench.choice, "layers": 7}

@@ -2,11 +2,11 @@
 Object.assign(STRINGS, {
   labTitle: { en: "Distill a student from {name}" },
   labHint: { en: "Keep some layers, then train the student to give its teacher's probabilities. Temperature, learning rate and the last weight can be turned while it runs." },
-  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "Held out: KL divergence of teacher to student per token; 0 would be the teacher itself. Training: the objective, which is the same only for forward KL." },
+  lossTitle: { en: "Divergence from the teacher" }, lossLabel: { en: "KL, nats" }, lossGloss: { en: "Held out: KL divergence of teacher to student per token; 0 would be the teacher itself. Training: what is made small on the batch, which is the same only for forward KL with weight 0 of the true tokens." },
   training: { en: "training" }, heldOut: { en: "held out" }, heldOutOf: { en: "held out, run {n}" }, steps: { en: "steps" }, value: { en: "value" }, curve: { en: "curve" }, lossTable: { en: "All points of both curves" },
   layers: { en: "Layers to keep (of {n})" }, stepsField: { en: "Steps" }, temperature: { en: "Temperature" }, rate: { en: "Learning rate" },
   temperatureGloss: { en: "Above 1 softens both distributions, so that unlikely tokens count more." }, rateGloss: { en: "Size of a training step." },
-  objective: { en: "Objective" }, hard: { en: "Weight of the true tokens" }, hardGloss: { en: "How much the text itself counts beside the teacher: cross-entropy with what really comes next (a classifier's labels). 0 leaves it out." },
+  objective: { en: "Objective" }, hard: { en: "Weight of the true tokens" }, hardDefault: { en: "Weight of the true tokens (default)" }, hardGloss: { en: "How much the text itself counts beside the teacher: cross-entropy with what really comes next (a classifier's labels). 0 leaves it out; an empty field is the objective's default." },
   objectiveGloss: { en: "What is made small. Forward KL covers all the teacher might say; reverse KL keeps to what it says most; the others lie between." },
   "forward-kl": { en: "forward KL" }, "reverse-kl": { en: "reverse KL" }, "jensen-shannon": { en: "Jensen-Shannon" }, "skew-kl": { en: "skew KL" }, "hard-labels": { en: "true tokens, no teacher" },
   studentPlan: { en: "The student will have {n} of {m} layers and {b} instead of {a}, {v} times smaller." },
@@ -71,10 +71,13 @@ export default {
       verdict.hidden = !model.get("verdict");
     };
     const fields = h("div", { class: "ek-fieldset" });
+    // what is not chosen follows the objective, as the library has it
+    const byDefault = () => model.get("choice").hard === null || model.get("choice").objective === "hard-labels";
+    const shown = (name) => (name === "hard" && byDefault() ? config.hard[model.get("choice").objective] : model.get("choice")[name]);
     const make = (name, text, gloss, props) => {
       const input = h("input", { type: "number", name, ...props, onchange: () => {
-        const value = Number(input.value);
-        if (input.value === "" || !Number.isFinite(value)) { input.value = model.get("choice")[name]; return; }
+        const value = name === "hard" && input.value === "" ? null : Number(input.value);
+        if (value !== null && (input.value === "" || !Number.isFinite(value))) { input.value = shown(name); return; }
         model.set("choice", { ...model.get("choice"), [name]: value }); model.save_changes();
       } });
       return { name, input, node: field(text, input, gloss) };
@@ -88,10 +91,10 @@ export default {
     ];
     fields.append(...inputs.map((i) => i.node));
     const drawChoice = (lock) => {
-      const choice = model.get("choice");
-      for (const { name, input } of inputs) {
-        if (document.activeElement !== input) input.value = choice[name];
-        input.disabled = lock === "all" || (lock === "going" && ["layers", "steps", "objective"].includes(name));
+      for (const { name, input, node } of inputs) {
+        if (document.activeElement !== input) input.value = shown(name);
+        if (name === "hard") setText(node.firstChild, say(byDefault() ? "hardDefault" : "hard"));
+        input.disabled = lock === "all" || (lock === "going" && ["layers", "steps", "objective"].includes(name)) || (name === "hard" && model.get("choice").objective === "hard-labels");
       }
     };
     let tree = null, ways = null;
