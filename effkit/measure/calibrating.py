@@ -28,6 +28,7 @@ from effkit.hardware.energy import ProcessorTime
 from effkit.hardware.environment import versions
 from effkit.hardware.memory import guard
 from effkit.models.decoding import Decoder
+from effkit.models.layers import layer_list
 from effkit.models.model import Model, compute_dtype, wrap
 from effkit.models.packed import PackedLinear, PackedWeight
 from effkit.spec.calibration import Calibration, Layer, Linear, Product
@@ -222,7 +223,7 @@ def _number_seconds(models: Sequence[Model], rate: float) -> float:
     The models' linear layers are gone afterwards. rate: of products, at which pairs of tokens are counted elsewhere.
     """
     clock, config = Clock(models[0].device), models[0].config
-    linears = [part for part in models[0].module.model.layers[0].modules() if isinstance(part, nn.Linear)]
+    linears = [part for part in layer_list(models[0])[1][0].modules() if isinstance(part, nn.Linear)]
     passing = sum(part.in_features + part.out_features for part in linears)
     pairs = 2 * config.num_attention_heads * 2 * config.head_dim * (ROWS * (ROWS + 1) / 2) / rate
     for model in models:
