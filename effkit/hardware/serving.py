@@ -25,15 +25,8 @@ ATTENTION_KERNELS = {"full": 6, "window": 6, "latent": 11, "linear": 9}
 DENSE_KERNELS = 4  # norm, up and gate, activation, down
 SHARED_KERNELS = 3  # the same without the norm
 EXPERT_KERNELS = 8  # router, choice, sorting, two grouped products, activation, quantization, combination
-GROUPED_ROUTERS = {
-    "deepseek_v3",
-    "deepseek_v32",
-    "kimi_k2",
-    "minimax_m2",
-    "glm_moe_dsa",
-    "glm4_moe",
-    "glm4_moe_lite",
-}  # scores with a bias, chosen in two rounds
+# scores with a bias, chosen in two rounds
+GROUPED_ROUTERS = {"deepseek_v3", "deepseek_v32", "kimi_k2", "minimax_m2", "glm_moe_dsa", "glm4_moe", "glm4_moe_lite"}
 
 # The rate that a product in this format runs at, the first that the device has. Without its own, weights are widened to 16 bits.
 RATES = {

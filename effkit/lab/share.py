@@ -86,24 +86,25 @@ def share(
     held = tuple(shareable(record) for record in held)
     material = Material(held, path.name, described, found and shareable(found), tuple(cards), search and shareable(search))
     inside: list[Shown] = []
-    body, told = "", []
+    code, body, told = False, "", []
     if notebook is None:
         story = drawn.story(material)
         if not held and not story.cards:
             raise BadInput("there is nothing to show", ALLOWED)
+        heading = _title(held)
     else:
         story = drawn.story(replace(material, records=()))
-        told = placeless(read_notebook(notebook))[1]
-        body, inside = body_of(read_notebook(notebook), drawn, place, len(story.cards))
+        opened, told = placeless(read_notebook(notebook))
+        body, inside = body_of(opened, drawn, place, len(story.cards))
         if title is None:
             body = without_heading(body)  # it is the page's title
+        heading, code = title_of(opened, notebook.stem), has_code(opened)
     words = Words(
-        title=title or _title(held, notebook),
+        title=title or heading,
         introduction=introduction,
         licence=licence,
         citations=(citations,) if isinstance(citations, str) else tuple(citations),
     )
-    code = notebook is not None and has_code(read_notebook(notebook))
     text = page(words, story, held, drawn, path.name, body, inside, code)
     write_text(path, text)
     names = tuple(card.widget for card in (*story.cards, *inside))
@@ -190,9 +191,7 @@ def _sensitivity(given: Any) -> Sensitivity | None:
         ) from None
 
 
-def _title(records: tuple[Record, ...], notebook: Path | None) -> str:
-    if notebook is not None:
-        return title_of(read_notebook(notebook), notebook.stem)
+def _title(records: tuple[Record, ...]) -> str:
     from effkit.spec.places import short_name
 
     bases = list(dict.fromkeys(short_name(record.checkpoint.source) for record in records))

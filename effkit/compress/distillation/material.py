@@ -61,9 +61,14 @@ class Reader:
         return ids
 
 
+def read_alike(model: Model, window: int) -> tuple[int, int]:
+    """Models of which this is the same read texts alike: a student made from its teacher has its tokenizer."""
+    return id(model.tokenizer), min(window, model.window)
+
+
 def reader_of(readers: dict[tuple[int, int], Reader], model: Model, window: int) -> Reader:
     """The one reader of this tokenizer and window."""
-    key = id(model.tokenizer), min(window, model.window)
+    key = read_alike(model, window)
     if key not in readers:
         readers[key] = Reader(model, window)
     return readers[key]
@@ -105,8 +110,7 @@ class Batch:
             raise BadInput(
                 f"batch is {len(self)}", "This model's tokenizer has no padding token, so its texts cannot share a pass", "Use batch=1"
             )
-        # a student made from its teacher has the same tokenizer: the texts are read once for both
-        key = id(model.tokenizer), min(window, model.window)
+        key = read_alike(model, window)
         if key not in self._coded:
             self._coded[key] = reader_of(self.readers, model, window).batch(self.texts)
         return {name: tensor.to(device) for name, tensor in zip(("input_ids", "attention_mask"), self._coded[key], strict=True)}

@@ -114,7 +114,9 @@ def placeless(notebook: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if not named:
         return made, []
     which = f"cell{'s' if len(named) > 1 else ''} {', '.join(map(str, named[:10]))}{' and more' if len(named) > 10 else ''}"
-    return made, [f"{which} of the notebook name a folder of your machine, in your own words: they are as you wrote them"]
+    told = "name a folder of your machine, in your own words: they are as you wrote them"
+    told = told if len(named) > 1 else "names a folder of your machine, in your own words: it is as you wrote it"
+    return made, [f"{which} of the notebook {told}"]
 
 
 def _placeless(value: Any, key: str = "") -> Any:
@@ -153,12 +155,12 @@ def has_code(notebook: Mapping[str, Any]) -> bool:
 
 
 def body_of(notebook: Mapping[str, Any], drawn: Cards, mount: Any, first: int = 0) -> tuple[str, list[Shown]]:
-    """The notebook's cells as HTML that may stand in the page, and the cards in it.
+    """The notebook's cells as HTML that may stand in the page, and the cards in it. What they say stays: see `placeless`.
 
     mount(number, card) -> HTML for the place of a card, which is numbered from `first`
     """
-    states = _states(notebook)
-    made, secret = placeless(repaired(notebook)[0])[0], secrets.token_hex(8)
+    made, secret = repaired(notebook)[0], secrets.token_hex(8)
+    states = _states(made)
     cards: list[Shown] = []
     numbers: dict[str, int] = {}
     marks: dict[str, str] = {}
@@ -243,8 +245,8 @@ def _inside(address: Any) -> bool:
 
 
 def _states(notebook: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Model id -> (what its class is called, its traits with their binary parts put back)."""
-    models = repaired(notebook)[0]["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
+    """Of a `repaired` notebook: model id -> (what its class is called, its traits with their binary parts put back)."""
+    models = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
     found = {}
     for id, model in models.items():
         state = model.get("state") if isinstance(model, Mapping) else None

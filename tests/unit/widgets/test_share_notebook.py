@@ -167,3 +167,19 @@ def test_a_notebook_becomes_a_page_and_a_copy_for_github(tmp_path):
     assert json.loads(copied.path.read_text())["metadata"]["widgets"][STATE]["state"].keys() == {"m0"}
     with pytest.raises(BadInput, match=r"ends in '\.ipynb'"):
         ek.share(family(), tmp_path / "records.ipynb")
+
+
+@pytest.mark.parametrize("name", ["page.html", "copy.ipynb"])
+def test_outputs_of_a_shared_notebook_name_no_folder_and_prose_that_does_is_told(tmp_path, name):
+    source, file = tmp_path / "lesson.ipynb", "/home/somebody/Project-Kestrel/notes.txt"
+    outputs = [nbformat.v4.new_output("stream", text=f"read \x1b[32m{file}\x1b[0m")]
+    outputs += [nbformat.v4.new_output("display_data", data={"text/html": f"<b>{file}</b>", "text/plain": file})]
+    source.write_text(json.dumps(notebook(nbformat.v4.new_code_cell("read()", outputs=outputs))))
+    done = ek.share(source, tmp_path / name)
+    written = done.path.read_text()
+    assert "Project-Kestrel" not in written
+    assert "somebody" not in written
+    assert "notes.txt" in written
+    assert not done.notes
+    source.write_text(json.dumps(notebook(nbformat.v4.new_code_cell(f"read('{file}')", outputs=outputs))))
+    assert "cell 1 of the notebook names a folder" in " ".join(ek.share(source, tmp_path / name).notes)

@@ -61,8 +61,8 @@ export default {
       scroll.replaceChildren(h("table", { class: "ek-table ek-figures", "data-many": "true" }, h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "ek-text" }, say("figure")), name("left"), name("right"), h("th", { scope: "col" }, say("rightOverLeft")))), h("tbody", {}, body)));
       const list = [];
       for (const side of [found.left, found.right]) {
-        const why_ = side.per_hour === null && side.unpriced && side.at_one ? [...side.why, side.unpriced] : side.why;
-        for (const why of why_) list.push(say("whyNote", { device: side.device, why }));
+        const unpriced = side.per_hour === null && side.unpriced && side.at_one ? [side.unpriced] : [];
+        for (const why of [...side.why, ...unpriced]) list.push(say("whyNote", { device: side.device, why }));
         if (side.announced) list.push(say("announcedNote", side));
         if (side.per_hour !== null) list.push(say("priceNote", { device: side.device, price: dollars(side.per_hour), source: side.price_source }));
         if (side.basis) list.push(say("basisNote", side));
