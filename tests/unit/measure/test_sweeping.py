@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -149,12 +150,21 @@ def test_a_sweep_refuses(tiny_llama, given, message):
         sweep(tiny_llama, **given)
 
 
+def measuring():
+    """The processes that this one started to profile in. A tracker or a pool of an earlier test is not one of them."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # a zombie has no command line
+            found += [child] if "effkit.measure.isolated" in child.cmdline() else []
+    return found
+
+
 def test_isolated_is_the_same_measurement_in_another_process(tiny_llama, monkeypatch):
     packed = ek.quantize(tiny_llama, bits=4, group_size=32)
     children, events = set(), []
     for event in ek.profile.work(packed, tiny_llama, **FEW, warmup=1, isolated=True):
         events.append(event)
-        children |= {child.pid for child in psutil.Process().children()}
+        children |= {child.pid for child in measuring()}
     assert len(children) == 1
     assert not psutil.pid_exists(children.pop())
     here = list(ek.profile.work(packed, tiny_llama, **FEW, warmup=1))
@@ -179,7 +189,7 @@ def test_an_error_comes_back_as_what_it_is(tiny_llama, monkeypatch):
 def test_a_process_that_is_killed_says_so(tiny_llama):
     work = ek.profile.work(tiny_llama, **FEW, warmup=1, isolated=True)
     next(work)
-    for child in psutil.Process().children():
+    for child in measuring():
         os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(Unavailable, match=r"the process that profiled ended before its result\. The system killed it"):
         list(work)
@@ -188,6 +198,6 @@ def test_a_process_that_is_killed_says_so(tiny_llama):
 def test_cancelling_ends_the_process(tiny_llama):
     work = ek.profile.work(tiny_llama, **FEW, warmup=1, isolated=True)
     next(work)
-    [child] = psutil.Process().children()
+    [child] = measuring()
     work.close()
     assert not child.is_running()
