@@ -40,14 +40,14 @@ _HOME = {
     "Recipe": "spec.recipe",
     "Record": "spec.record",
     "Replay": "spec.replay",
-    "Run": "lab.run",
+    "Run": "lab.runs.run",
     "Space": "spec.space",
-    "Store": "lab.store",
+    "Store": "lab.records.store",
     "Student": "spec.recipe",
     "accelerator": "hardware.catalogue",
     "accelerators": "hardware.catalogue",
     "architecture": "hardware.configs",
-    "attach": "lab.run",
+    "attach": "lab.runs.run",
     "best_format": "compress.quantization.sensitivity",
     "bottleneck": "measure.bottleneck",
     "break_even_price": "hardware.price",
@@ -59,11 +59,11 @@ _HOME = {
     "devices": "hardware.device",
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
-    "explore": "lab.explore",
+    "explore": "lab.searching.explore",
     "export": "models.exporting",
     "fleet": "hardware.fleet",
     "load": "models.loading",
-    "measure": "lab.measuring",
+    "measure": "lab.records.measuring",
     "plan": "compress.planning",
     "plausible": "hardware.projection",
     "price": "hardware.price",
@@ -72,14 +72,14 @@ _HOME = {
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
     "read_labelled": "models.labelled",
-    "read_records": "lab.exchange",
-    "replay": "lab.replay",
+    "read_records": "lab.records.exchange",
+    "replay": "lab.records.replay",
     "sensitivity": "compress.quantization.sensitivity",
     "share": "lab.share",
-    "start": "lab.run",
+    "start": "lab.runs.run",
     "student": "compress.distillation.students",
     "sweep": "measure.sweeping",
-    "write_records": "lab.exchange",
+    "write_records": "lab.records.exchange",
 }
 
 __all__ = [
@@ -159,13 +159,13 @@ if TYPE_CHECKING:
     from .hardware.price import break_even_price, price
     from .hardware.projection import plausible, project
     from .lab.claim import claim
-    from .lab.exchange import read_records, write_records
-    from .lab.explore import explore
-    from .lab.measuring import measure
-    from .lab.replay import replay
-    from .lab.run import Run, attach, start
+    from .lab.records.exchange import read_records, write_records
+    from .lab.records.measuring import measure
+    from .lab.records.replay import replay
+    from .lab.records.store import Store
+    from .lab.runs.run import Run, attach, start
+    from .lab.searching.explore import explore
     from .lab.share import share
-    from .lab.store import Store
     from .measure.bottleneck import bottleneck
     from .measure.breakdown import breakdown
     from .measure.calibrating import calibrate

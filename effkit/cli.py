@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effkit.hardware.processes import helps
-from effkit.lab.explore_command import add_explore
-from effkit.lab.foreground import Stopped as _Stopped
-from effkit.lab.foreground import driven as _driven
-from effkit.lab.foreground import led as _led
-from effkit.lab.foreground import stoppable as _stoppable
-from effkit.lab.foreground import watched as _watched
 from effkit.lab.options import add_base, add_windows
 from effkit.lab.pages import command
+from effkit.lab.runs.foreground import Stopped as _Stopped
+from effkit.lab.runs.foreground import driven as _driven
+from effkit.lab.runs.foreground import led as _led
+from effkit.lab.runs.foreground import stoppable as _stoppable
+from effkit.lab.runs.foreground import watched as _watched
+from effkit.lab.searching.command import add_explore
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, bytes_text
 from effkit.spec.files import free_bytes, write_text, writing
 from effkit.spec.places import cache_bytes, cache_folder, clear_cache
@@ -155,7 +155,7 @@ def _lab(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     with _stoppable():
-        from effkit.lab.replay import replay
+        from effkit.lab.records.replay import replay
 
         given = {"model": arguments.model, "on": arguments.text and Path(arguments.text), "seed": arguments.seed, "data": arguments.data}
         what = arguments.file if arguments.record is None else _one(arguments.file, arguments.record)
@@ -166,7 +166,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _one(file: str, wanted: str) -> Record:
-    from effkit.lab.exchange import read_records
+    from effkit.lab.records.exchange import read_records
 
     records = read_records(file)
     found = [record for record in records if record.id.startswith(wanted) or record.name == wanted]
@@ -185,7 +185,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with _stoppable():
         from effkit.compress.planning import plan
         from effkit.hardware.processes import crew
-        from effkit.lab.measuring import measure
+        from effkit.lab.records.measuring import measure
         from effkit.models.loading import load
 
         loading = load.work(arguments.model, device=arguments.device, dtype=arguments.dtype)
@@ -331,7 +331,7 @@ class _Out:
     def help(self, base: Model, recipe: Recipe, together: Crew) -> None:
         """What another process makes here, made along with it from the same point; only that one writes."""
         from effkit.compress.pipeline import compress
-        from effkit.lab.folder import RunFolder
+        from effkit.lab.runs.folder import RunFolder
 
         together.meet()
         made = self.model.exists() or (self.run / "result").exists()
@@ -351,7 +351,7 @@ class _Out:
 
     def _work(self, base: Model, recipe: Recipe) -> Model:
         from effkit.compress.pipeline import compress
-        from effkit.lab.run import attach, start
+        from effkit.lab.runs.run import attach, start
 
         run = attach(self.run) if (self.run / "call.json").exists() else None
         if run is not None and (run.state == "interrupted" or (run.done() and run.resumable)):
@@ -367,7 +367,7 @@ class _Out:
 
     def _leave_nothing(self) -> None:
         """After an error: keep only what the same command could go on from."""
-        from effkit.lab.folder import RunFolder
+        from effkit.lab.runs.folder import RunFolder
 
         if not RunFolder(self.run).snapshots() and RunFolder(self.run).owner() is None:
             shutil.rmtree(self.run, ignore_errors=True)
@@ -377,13 +377,13 @@ class _Out:
                     self.path.rmdir()
 
     def _call(self) -> dict[str, Any]:
-        from effkit.lab.folder import RunFolder
+        from effkit.lab.runs.folder import RunFolder
 
         return RunFolder(self.run).call()
 
     @staticmethod
     def _arguments(base: Model, recipe: Recipe) -> dict[str, Any]:
-        from effkit.lab.arguments import encode
+        from effkit.lab.runs.arguments import encode
 
         return {name: encode(value, name, None) for name, value in (("model", base), ("recipe", recipe))}
 

@@ -25,10 +25,10 @@ from effkit.spec.files import write_text
 from effkit.spec.record import Record
 from effkit.spec.sharing import shareable, without_folders
 
-from .exchange import read_exploration, read_records
 from .pages.notebook import body_of, has_code, placeless, read_notebook, repaired, title_of, without_heading
 from .pages.parts import Material, Shown, all_cards
 from .pages.writing import Words, page, place
+from .records.exchange import read_exploration, read_records
 
 ALLOWED = "Allowed: records, as ek.measure returns them and ek.Store holds them; files that hold some; or one notebook (.ipynb)"
 

@@ -7,7 +7,7 @@
         return model
 
 Called plainly, the generator is driven to its end with a progress bar. `distill.work(...)` is the bare generator:
-another long verb delegates to it with `yield from`, and `effkit.lab.run` drives it in a worker thread. Between two
+another long verb delegates to it with `yield from`, and `effkit.lab.runs.run` drives it in a worker thread. Between two
 yields the model is valid: there a driver may pause, close (cancel), send changed knobs, or take the snapshot.
 """
 

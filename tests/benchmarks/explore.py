@@ -150,7 +150,7 @@ def child(arguments: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 def alone(arguments: argparse.Namespace) -> None:
     import effkit as ek
     from effkit.compress.pipeline import compress
-    from effkit.lab.measuring import recorded
+    from effkit.lab.records.measuring import recorded
 
     base = ek.load(arguments.model)
     model = compress(base, ek.Recipe.from_file(arguments.alone))

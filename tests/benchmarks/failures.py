@@ -93,8 +93,8 @@ def with_space_again(home: Path, disk: Path, tries: Tries) -> None:
     from conftest import random_llama  # isort: skip
 
     import effkit as ek
-    import effkit.lab.worker as worker
-    from effkit.lab.store import Store
+    import effkit.lab.runs.worker as worker
+    from effkit.lab.records.store import Store
     from effkit.models.checks import weights_hash
     from effkit.spec import files
 
@@ -205,7 +205,7 @@ def under_the_clock(home: Path, offset: Path) -> dict[str, Any]:
     from conftest import random_llama  # isort: skip
 
     import effkit as ek
-    from effkit.lab.store import Store
+    from effkit.lab.records.store import Store
     from effkit.models.checks import weights_hash
     from effkit.spec.progress import follow
 

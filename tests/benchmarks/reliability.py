@@ -38,7 +38,7 @@ PREPARED = [
     "transformers",
     "safetensors.torch",
     "effkit.compress.pipeline",
-    "effkit.lab.store",
+    "effkit.lab.records.store",
     "effkit.measure.fidelity",
 ]
 
@@ -47,7 +47,7 @@ PREPARED = [
 
 
 def write_records(path: str, writer: int, count: int) -> None:
-    from effkit.lab.store import Store
+    from effkit.lab.records.store import Store
 
     store = Store(path)
     for number in range(count):
@@ -65,7 +65,7 @@ def made_record(name: str) -> Any:
 
 def read_records(path: str, stop: Any, found: Any) -> None:
     """Read again and again; a reading must be whole and hold no less than the one before."""
-    from effkit.lab.store import Store
+    from effkit.lab.records.store import Store
 
     store, before, readings, torn = Store(path), 0, 0, 0
     while not stop.is_set():
@@ -76,7 +76,7 @@ def read_records(path: str, stop: Any, found: Any) -> None:
 
 
 def many_writers(home: Path, writers: int, count: int, readers: int = 2) -> dict[str, Any]:
-    from effkit.lab.store import Store
+    from effkit.lab.records.store import Store
 
     begun = time.perf_counter()
     context = multiprocessing.get_context("forkserver")
@@ -129,7 +129,7 @@ def work(kind: str, model: str, place: str, told: Any) -> None:
     import torch
 
     import effkit as ek
-    import effkit.lab.worker as worker
+    import effkit.lab.runs.worker as worker
     from effkit.spec.errors import Unavailable
 
     torch.set_num_threads(1)
@@ -164,7 +164,7 @@ def outcome(kind: str, result: Any, place: Path) -> Any:
         from effkit.models.checks import weights_hash
 
         return weights_hash(result.module)
-    from effkit.lab.store import Store
+    from effkit.lab.records.store import Store
 
     rows = [
         [

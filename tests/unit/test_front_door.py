@@ -8,7 +8,7 @@ import sys
 import pytest
 
 VERB = "import effkit as ek; assert ek.measure.name == 'measure', ek.measure; print('verb')"
-FIRST = ["", "import effkit.measure.fidelity; ", "import effkit as ek; ek.evaluate; ", "import effkit.lab.measuring; "]
+FIRST = ["", "import effkit.measure.fidelity; ", "import effkit as ek; ek.evaluate; ", "import effkit.lab.records.measuring; "]
 
 
 @pytest.mark.parametrize("first", FIRST)

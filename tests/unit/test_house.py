@@ -67,7 +67,7 @@ def test_imports_run_downward(path):
 
 
 def test_the_import_check_sees_an_upward_import():
-    assert upward("models", ["effkit.lab.run.Run", "effkit.spec.errors", "torch"]) == ["effkit.lab.run.Run"]
+    assert upward("models", ["effkit.lab.runs.run.Run", "effkit.spec.errors", "torch"]) == ["effkit.lab.runs.run.Run"]
     assert upward("spec", ["effkit_widgets.quantize_lab"]) == ["effkit_widgets.quantize_lab"]
     assert upward("lab", ["effkit.load"]) == ["effkit.load"]
     assert "effkit.spec.recipe.Step" in imported(LIBRARY / "spec" / "plan.py")

@@ -19,7 +19,7 @@ from typing import Any
 
 import traitlets as t
 
-from effkit.lab.run import Run
+from effkit.lab.runs.run import Run
 from effkit.spec.errors import BadInput, Cancelled, choice
 from effkit.spec.progress import LongVerb
 

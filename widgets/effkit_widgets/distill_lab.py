@@ -20,8 +20,8 @@ from effkit.compress.distillation.distilling import distill
 from effkit.compress.distillation.planning import hard_weight
 from effkit.compress.distillation.students import prune
 from effkit.compress.planning import plan as plan_of
-from effkit.lab.measuring import measure
-from effkit.lab.run import Run, attach, start
+from effkit.lab.records.measuring import measure
+from effkit.lab.runs.run import Run, attach, start
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, EffkitError, choice

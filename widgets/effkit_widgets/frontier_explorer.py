@@ -19,8 +19,8 @@ from typing import Any
 
 import traitlets as t
 
-from effkit.lab.run import Run
-from effkit.lab.store import Store
+from effkit.lab.records.store import Store
+from effkit.lab.runs.run import Run
 from effkit.spec.code import code_of, said, tilde
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.exploration import Exploration, Trial

@@ -19,7 +19,7 @@ from effkit.compress.planning import plan as plan_of
 from effkit.compress.quantization.planning import head_name
 from effkit.compress.quantization.quantizing import quantize
 from effkit.compress.quantization.sensitivity import sensitivity as find_sensitivity
-from effkit.lab.run import Run, start
+from effkit.lab.runs.run import Run, start
 from effkit.measure.fidelity import evaluate
 from effkit.models.model import Model
 from effkit.spec.allocation import Allocation, Sensitivity

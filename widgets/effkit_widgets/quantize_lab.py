@@ -15,8 +15,8 @@ import traitlets as t
 from effkit.compress.planning import plan as plan_of
 from effkit.compress.quantization.quantizing import quantize
 from effkit.compress.quantization.registry import Method, methods
-from effkit.lab.measuring import measure
-from effkit.lab.run import Run, start
+from effkit.lab.records.measuring import measure
+from effkit.lab.runs.run import Run, start
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, EffkitError
 from effkit.spec.plan import Plan

@@ -13,8 +13,8 @@ from typing import Any
 
 import traitlets as t
 
-from effkit.lab.replay import replay
-from effkit.lab.run import Run, start
+from effkit.lab.records.replay import replay
+from effkit.lab.runs.run import Run, start
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.intervals import Estimate
 from effkit.spec.receipt import FILE, receipt_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effkit.lab.run import Run
+from effkit.lab.runs.run import Run
 from effkit.spec.errors import BadInput
 
 from ._base import refuse_unknown, script, style

@@ -11,7 +11,7 @@ from typing import Any
 
 import traitlets as t
 
-from effkit.lab.run import Run, start
+from effkit.lab.runs.run import Run, start
 from effkit.measure.tokenwise import TokenComparison, compare_tokens, shared_tokens
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput

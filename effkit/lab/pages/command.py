@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from effkit.lab.foreground import stoppable
+from effkit.lab.runs.foreground import stoppable
 
 
 def add(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page; the last line of stdout is JSON."""
-    from effkit.lab.exchange import read_records
+    from effkit.lab.records.exchange import read_records
     from effkit.lab.share import share
 
     with stoppable():

@@ -27,7 +27,7 @@ from effkit.spec.record import Record
 from effkit.spec.sharing import without_folders
 from effkit.spec.visible import visible
 
-from ..crate import UNSTATED
+from ..records.crate import UNSTATED
 from .citations import citations_of
 from .parts import Cards, Shown, Story
 from .safe import cleaned, packed, policy

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 import effkit as ek
 from effkit.hardware.processes import Crew, crew
-from effkit.lab.folder import RunFolder
-from effkit.lab.store import Store
+from effkit.lab.records.store import Store
+from effkit.lab.runs.folder import RunFolder
 
 TEXT = " ".join(f"The pump number {i} was checked on day {i % 7} and runs well at {i * 3 % 50} bar." for i in range(60))
 WAY: dict[str, Any] = {"text": TEXT, "steps": 5, "window": 32, "batch": 3, "learning_rate": 1e-3, "hard": 0.5, "seed": 3}

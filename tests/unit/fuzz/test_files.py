@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from widgets.records import family
 
-from effkit.lab.crate import METADATA, read_crate, write_crate
+from effkit.lab.records.crate import METADATA, read_crate, write_crate
 from effkit.models.folder import check_safetensors, read_tensors
 from effkit.models.header import read_header
 from effkit.models.stamp import read_record

@@ -190,7 +190,7 @@ def test_a_profile_and_its_record_hold_the_energy(tiny_llama):
 
 
 def test_the_energy_of_a_query_reaches_the_cost(tiny_llama):
-    from effkit.lab.measuring import cost_of
+    from effkit.lab.records.measuring import cost_of
 
     reading = EnergyReading(source="rapl", part="package-0", machine=Estimate(value=6.0, unit="J", how="counter"))
     profile = ek.profile(tiny_llama, prompt=8, new_tokens=3, repeats=2, warmup=0)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.lab.folder import RunFolder
+from effkit.lab.runs.arguments import decode, encode, find_verb
+from effkit.lab.runs.folder import RunFolder
 from effkit.spec.errors import BadInput, Cancelled, EffkitError, Unavailable
 from effkit.spec.progress import Snapshot
 
@@ -24,7 +25,7 @@ HERE = Path(__file__).parent
 
 def process(code: str, *words: object, **options) -> subprocess.Popen:
     """Another process that runs `code`, with ek and toys at hand; words arrive in sys.argv[1:]."""
-    head = "import sys, os, time, effkit as ek, effkit.lab.worker as worker\nfrom lab import toys\n"
+    head = "import sys, os, time, effkit as ek, effkit.lab.runs.worker as worker\nfrom lab import toys\n"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
@@ -304,6 +305,16 @@ time.sleep(60)
     assert run.state == "interrupted"
 
 
+def test_a_public_name_is_found_though_its_file_has_moved(tmp_path):
+    assert find_verb("effkit.an.older.place:quantize", "quantize") is ek.quantize
+    plan = ek.Recipe(steps=(ek.Quantize(bits=4),))
+    kept = encode(plan, "recipe", None)
+    assert kept["type"] == "effkit.spec.recipe:Recipe"
+    assert decode({**kept, "type": "effkit.an.older.place:Recipe"}, tmp_path) == plan
+    with pytest.raises(Unavailable, match=r"the verb 'effkit\.an\.older\.place:nothing' of this run cannot be imported\."):
+        find_verb("effkit.an.older.place:nothing", "nothing")
+
+
 def test_snapshots_come_back_bit_for_bit(tmp_path):
     home = RunFolder(tmp_path / "run")
     home.create({})
@@ -355,7 +366,7 @@ os._exit(0)
 def test_a_device_that_is_full_is_named_in_the_note(tmp_path, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    monkeypatch.setattr("effkit.lab.worker.WRITE_SECONDS", 0.0)
+    monkeypatch.setattr("effkit.lab.runs.worker.WRITE_SECONDS", 0.0)
     run = ek.start(toys.train, steps=2000, pause=0.002, folder=tmp_path / "run")
     run.pause()
     until(lambda: run.state == "paused" and (tmp_path / "run" / "state.json").exists())

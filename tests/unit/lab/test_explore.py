@@ -14,9 +14,9 @@ import pytest
 
 import effkit as ek
 from effkit.compress.pipeline import compress
-from effkit.lab.bench import REST, Found, layout_of
-from effkit.lab.folder import RunFolder
-from effkit.lab.search import Search, read
+from effkit.lab.runs.folder import RunFolder
+from effkit.lab.searching.bench import REST, Found, layout_of
+from effkit.lab.searching.search import Search, read
 from effkit.spec.errors import BadInput, Cancelled, Unavailable
 from effkit.spec.exploration import Budget, Stage
 from effkit.spec.progress import finish
@@ -70,7 +70,7 @@ def test_a_shared_trial_equals_the_same_recipe_alone(tiny_llama, steps, took):
 
 
 def test_what_was_shared_on_disk_is_the_same_too(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr("effkit.lab.bench.LONG", 0.0)  # tiny models are made in no time
+    monkeypatch.setattr("effkit.lab.searching.bench.LONG", 0.0)  # tiny models are made in no time
     space = {"steps": [*STUDENT, {**ROUNDED, "method": ["gptq"]}]}
     ek.explore(tiny_llama, space, sampler="grid", trials=1, budget=10, study=tmp_path, **HOW)
     assert not list(tmp_path.glob("made/*"))  # all that was asked for is there

@@ -73,7 +73,7 @@ def test_four_processes_add_fifty_each_and_nothing_is_lost(tmp_path):
     code = """
 import sys; sys.path.insert(0, sys.argv[1])
 from lab.test_store import record
-from effkit.lab.store import Store
+from effkit.lab.records.store import Store
 store = Store(sys.argv[2])
 sys.stdin.readline()
 for i in range(50):
@@ -163,7 +163,7 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path):
 import sys; sys.path.insert(0, sys.argv[1])
 import resource
 from lab.test_store import record
-from effkit.lab.store import Store
+from effkit.lab.records.store import Store
 from effkit.spec.errors import CannotWrite
 store = Store(sys.argv[2])
 store.add(record("kept"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.lab.run import attach, start
-from effkit.lab.tree import Tree
+from effkit.lab.runs.run import attach, start
+from effkit.lab.runs.tree import Tree
 from effkit.spec.errors import BadInput
 
 from .toys import train

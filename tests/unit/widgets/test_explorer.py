@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import effkit as ek
-from effkit.lab.explore import explore
-from effkit.lab.store import Store
+from effkit.lab.records.store import Store
+from effkit.lab.searching.explore import explore
 from effkit.spec.code import code_of
 from effkit.spec.errors import BadInput
 from effkit.spec.frontier import FIGURES, QUALITY, Frontier, contenders, not_distinguishable, tied

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import effkit as ek
-from effkit.lab.exchange import read_records
 from effkit.lab.pages import parts
 from effkit.lab.pages.parts import Grid, Shown, Story, Table, all_cards
 from effkit.lab.pages.safe import cleaned, packed, policy
+from effkit.lab.records.exchange import read_records
 from effkit.spec.errors import BadInput, Unavailable
 from effkit.spec.exploration import Exploration, Trial
 from effkit.spec.sharing import shareable

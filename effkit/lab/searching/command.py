@@ -1,6 +1,6 @@
 """effkit explore SPACE.json --out FOLDER: a search without a notebook, and the same command again goes on with it.
 
-FOLDER is the folder of the search (`effkit.lab.search`); exploration.json in it holds all trials when the command ends.
+FOLDER is the folder of the search (`effkit.lab.searching.search`); exploration.json in it holds all trials when the command ends.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from effkit.spec.exploration import Exploration
 from effkit.spec.files import write_text
 from effkit.spec.frontier import FIGURES
 
-from .exchange import RESULT
-from .foreground import driven, stoppable
-from .options import add_base, add_windows
+from ..options import add_base, add_windows
+from ..records.exchange import RESULT
+from ..runs.foreground import driven, stoppable
 
 
 def add_explore(commands: Any) -> None:

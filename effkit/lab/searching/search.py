@@ -36,9 +36,9 @@ from effkit.spec.recipe import Distill, Quantize, from_json
 from effkit.spec.record import Record
 from effkit.spec.space import BYTES, Draft, Space, key_of, label_of, step_at
 
+from ..records.store import Store
+from ..runs.folder import RunFolder
 from .bench import REST, Clock, Found, Job, rounding_key
-from .folder import RunFolder
-from .store import Store
 from .study import Study, Taken
 
 TELL_SECONDS = 0.2  # between two events of the work inside a trial

@@ -49,7 +49,7 @@ def encode(value: Any, name: str, keep: Keep | None) -> Any:
         return _encode_model(value, name, keep)
     if _is(value, "effkit.hardware.device", "Device"):
         return {"is": "device", "of": str(value.torch)}
-    if _is(value, "effkit.lab.store", "Store"):
+    if _is(value, "effkit.lab.records.store", "Store"):
         return {"is": "store", "of": str(value.path)}
     if _is(value, "torch", "Tensor"):
         if keep is None:
@@ -92,7 +92,7 @@ def decode(data: Any, folder: Path) -> Any:
 
         return device(of)
     if kind == "store":
-        from effkit.lab.store import Store
+        from effkit.lab.records.store import Store
 
         return Store(of)
     if kind == "tensor":
@@ -150,9 +150,8 @@ def find_verb(address: str | None, name: str) -> LongVerb:
             "Only a verb that can be imported can be found by another process",
             "Start it again there",
         )
-    module, _, attribute = address.partition(":")
     try:
-        verb = getattr(importlib.import_module(module), attribute)
+        verb = _found(address)
     except (ImportError, AttributeError) as error:
         raise Unavailable(f"the verb {address!r} of this run cannot be imported", str(error), "Install what defines it") from error
     if not isinstance(verb, LongVerb):
@@ -200,7 +199,16 @@ def _address(thing: Any) -> str:
 
 
 def _ours(address: str) -> Any:
-    module, _, name = address.partition(":")
-    if module.split(".")[0] != "effkit":
+    if address.partition(":")[0].split(".")[0] != "effkit":
         raise BadInput(f"the type {address!r} in a run folder", "Allowed: types of effkit")
+    return _found(address)
+
+
+def _found(address: str) -> Any:
+    """What 'module:name' names. A public name of effkit is found though its file has moved since the run was written."""
+    module, _, name = address.partition(":")
+    if module.startswith("effkit."):
+        home = importlib.import_module("effkit")
+        if name in home.__all__:
+            return getattr(home, name)
     return getattr(importlib.import_module(module), name)

@@ -19,8 +19,8 @@ from effkit.spec.recipe import validated
 from effkit.spec.record import Record
 from effkit.spec.sharing import shareable
 
+from ..pages.writing import read_page
 from .crate import read_crate, write_crate
-from .pages.writing import read_page
 
 LIMIT = 100_000_000  # bytes of a JSON file
 RESULT = "exploration.json"  # in the folder of `effkit explore`

@@ -29,7 +29,7 @@ from effkit.spec.exploration import Stage
 from effkit.spec.progress import finish
 from effkit.spec.record import Record
 
-from .arguments import decode, encode
+from ..runs.arguments import decode, encode
 from .bench import Bench, Found, Job, Measuring
 
 RESOURCES = {"cuda": "GPU", "npu": "NPU"}  # what a worker announces for a device of this type

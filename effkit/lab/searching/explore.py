@@ -24,10 +24,10 @@ from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import validated
 from effkit.spec.space import Space
 
+from ..records.measuring import shelf_of
+from ..records.store import Store
 from .bench import Bench, Found, Job, Measuring
-from .measuring import shelf_of
 from .search import Executor, Search
-from .store import Store
 
 TRIALS = 40  # of a search without a limit of its own
 

@@ -45,7 +45,7 @@ from effkit.spec.recipe import Distill, Quantize, Recipe, Step
 from effkit.spec.record import Profile, Record
 from effkit.spec.space import Draft, byte_budget, key_of, step_at
 
-from .measuring import recorded
+from ..records.measuring import recorded
 
 WIDTHS = (2, 3, 4, 5, 6, 8)  # that a budget in bytes chooses from
 REST = "rest"  # what a trial takes besides its stages

@@ -47,7 +47,7 @@ def replay(
 ) -> Work[Replay]:
     """Run `record` again and say of each figure whether it is the same, within tolerance, not distinguishable or different, and why.
 
-    record: a Record, or a file or folder that holds one (`effkit.lab.exchange.read_records`)
+    record: a Record, or a file or folder that holds one (`effkit.lab.records.exchange.read_records`)
     model:  the base, loaded or where it lies; None: where the record says it came from
     on:     the text it was measured on; None: the default text, or the file that the record names. A text that was given as a
             string is not in the record
