@@ -28,7 +28,7 @@ _HOME = {
     "EffkitError": "spec.errors",
     "Estimate": "spec.intervals",
     "Exploration": "spec.exploration",
-    "Exported": "models.exporting",
+    "Exported": "models.files.exporting",
     "Frontier": "spec.frontier",
     "Model": "models.model",
     "Plan": "spec.plan",
@@ -44,34 +44,34 @@ _HOME = {
     "Space": "spec.space",
     "Store": "lab.records.store",
     "Student": "spec.recipe",
-    "accelerator": "hardware.catalogue",
-    "accelerators": "hardware.catalogue",
-    "architecture": "hardware.configs",
+    "accelerator": "hardware.projected.catalogue",
+    "accelerators": "hardware.projected.catalogue",
+    "architecture": "hardware.projected.configs",
     "attach": "lab.runs.run",
     "best_format": "compress.quantization.sensitivity",
     "bottleneck": "measure.bottleneck",
-    "break_even_price": "hardware.price",
+    "break_even_price": "hardware.projected.price",
     "breakdown": "measure.breakdown",
     "calibrate": "measure.calibrating",
     "claim": "lab.claim",
     "compare_tokens": "measure.tokenwise",
-    "device": "hardware.device",
-    "devices": "hardware.device",
+    "device": "hardware.attached.device",
+    "devices": "hardware.attached.device",
     "distill": "compress.distillation.distilling",
     "evaluate": "measure.fidelity",
     "explore": "lab.searching.explore",
-    "export": "models.exporting",
-    "fleet": "hardware.fleet",
+    "export": "models.files.exporting",
+    "fleet": "hardware.projected.fleet",
     "load": "models.loading",
     "measure": "lab.records.measuring",
     "plan": "compress.planning",
-    "plausible": "hardware.projection",
-    "price": "hardware.price",
+    "plausible": "hardware.projected.projection",
+    "price": "hardware.projected.price",
     "profile": "measure.latency",
-    "project": "hardware.projection",
+    "project": "hardware.projected.projection",
     "prune": "compress.distillation.students",
     "quantize": "compress.quantization.quantizing",
-    "read_labelled": "models.labelled",
+    "read_labelled": "models.texts.labelled",
     "read_records": "lab.records.exchange",
     "replay": "lab.records.replay",
     "sensitivity": "compress.quantization.sensitivity",
@@ -152,12 +152,12 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .compress.quantization.sensitivity import best_format, sensitivity
-    from .hardware.catalogue import accelerator, accelerators
-    from .hardware.configs import architecture
-    from .hardware.device import device, devices
-    from .hardware.fleet import fleet
-    from .hardware.price import break_even_price, price
-    from .hardware.projection import plausible, project
+    from .hardware.attached.device import device, devices
+    from .hardware.projected.catalogue import accelerator, accelerators
+    from .hardware.projected.configs import architecture
+    from .hardware.projected.fleet import fleet
+    from .hardware.projected.price import break_even_price, price
+    from .hardware.projected.projection import plausible, project
     from .lab.claim import claim
     from .lab.records.exchange import read_records, write_records
     from .lab.records.measuring import measure
@@ -173,10 +173,10 @@ if TYPE_CHECKING:
     from .measure.latency import profile
     from .measure.sweeping import sweep
     from .measure.tokenwise import compare_tokens
-    from .models.exporting import Exported, export
-    from .models.labelled import read_labelled
+    from .models.files.exporting import Exported, export
     from .models.loading import load
     from .models.model import Model
+    from .models.texts.labelled import read_labelled
     from .spec.calibration import Calibration
     from .spec.capability import Capability
     from .spec.claim import Claim

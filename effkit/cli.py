@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effkit.hardware.processes import helps
+from effkit.hardware.attached.processes import helps
 from effkit.lab.options import add_base, add_windows
 from effkit.lab.pages import command
 from effkit.lab.runs.foreground import Stopped as _Stopped
@@ -41,7 +41,7 @@ from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
 
 if TYPE_CHECKING:
-    from effkit.hardware.processes import Crew
+    from effkit.hardware.attached.processes import Crew
     from effkit.models.model import Model
 
 ROOM = 50_000_000  # beside the model itself: tokenizer, events, record
@@ -122,7 +122,7 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from effkit.hardware.doctor import examine, report
+    from effkit.hardware.attached.doctor import examine, report
 
     found = examine()
     print(report(found))
@@ -131,7 +131,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     with _stoppable():
-        from effkit.models.exporting import export
+        from effkit.models.files.exporting import export
         from effkit.models.loading import load
 
         model = _driven(load.work(arguments.model, device="cpu", dtype=arguments.dtype))
@@ -184,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
         out.check(arguments.overwrite)
     with _stoppable():
         from effkit.compress.planning import plan
-        from effkit.hardware.processes import crew
+        from effkit.hardware.attached.processes import crew
         from effkit.lab.records.measuring import measure
         from effkit.models.loading import load
 
@@ -341,8 +341,8 @@ class _Out:
             finish(compress.work(base, recipe, resume=snapshot))
 
     def finish(self, record: Record) -> None:
-        from effkit.models.saving import share_
-        from effkit.models.stamp import stamp_
+        from effkit.models.files.saving import share_
+        from effkit.models.files.stamp import stamp_
 
         share_(self.model)
         stamp_(self.model, record)

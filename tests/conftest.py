@@ -172,7 +172,7 @@ def reports():
     """240 short reports of three classes, told apart by two words each, half of which stand in any one report."""
     import random
 
-    from effkit.models.labelled import read_labelled
+    from effkit.models.texts.labelled import read_labelled
 
     draw = random.Random(0)
     kinds = {"leak": ["pump", "oil"], "crack": ["wing", "bolt"], "fire": ["smoke", "heat"]}

@@ -26,10 +26,10 @@ DOORS = (  # where plug-ins enter, and what they raise
     "effkit.spec.progress",
     "effkit.compress.quantization.registry",
     "effkit.lab.pages.parts",
-    "effkit.models.exporting",
+    "effkit.models.files.exporting",
     "effkit.models.execution.engines",
-    "effkit.models.labelled",
-    "effkit.models.storage",
+    "effkit.models.texts.labelled",
+    "effkit.models.stored.storage",
 )
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in memory: of a validator in an annotation
 

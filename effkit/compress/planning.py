@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, overload
 
-from effkit.hardware.device import Device
+from effkit.hardware.attached.device import Device
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import Plan

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.measure.answers import answers
 from effkit.measure.coder import Coder, in_batches
 from effkit.measure.tasks import macro_f1
 from effkit.models.checks import weights_hash
-from effkit.models.labelled import LabelledSet
 from effkit.models.model import Model
+from effkit.models.texts.labelled import LabelledSet
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 

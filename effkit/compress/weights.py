@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from effkit.hardware.device import Device
-from effkit.hardware.memory import guard
-from effkit.hardware.processes import Crew
+from effkit.hardware.attached.device import Device
+from effkit.hardware.attached.memory import guard
+from effkit.hardware.attached.processes import Crew
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Snapshot

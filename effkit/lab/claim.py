@@ -24,15 +24,15 @@ from effkit.compress.distillation.students import apply_student
 from effkit.compress.fitting import Settings
 from effkit.compress.pool import augmented
 from effkit.compress.teaching import finetune, fitted
-from effkit.hardware.environment import environment
+from effkit.hardware.attached.environment import environment
 from effkit.measure.answers import answers
 from effkit.measure.baselines import Linear, distilled_linear, linear, majority
 from effkit.measure.coder import Coder
 from effkit.measure.serving import Served, ServedLinear, best_form, interleaved, throughput
 from effkit.measure.tasks import difference, retained, score
 from effkit.models.classifying import classifier
-from effkit.models.labelled import LabelledSet, Split, budget, read_labelled, split
 from effkit.models.model import Model, wrap
+from effkit.models.texts.labelled import LabelledSet, Split, budget, read_labelled, split
 from effkit.spec.claim import Claim, Contender
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work, long_work

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work

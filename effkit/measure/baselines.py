@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from effkit.models.labelled import LabelledSet
+from effkit.models.texts.labelled import LabelledSet
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work, long_work
 

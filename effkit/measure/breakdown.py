@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from effkit.hardware.clock import Clock, Mark
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.clock import Clock, Mark
+from effkit.hardware.attached.memory import guard
 from effkit.models.decoding import Decoder
 from effkit.models.ledger import category_of, module_bytes
 from effkit.models.model import Model
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.breakdown import Breakdown, Part
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.intervals import mean_interval

@@ -1,6 +1,6 @@
 """`calibrate`: what the attached device does in half a minute, and with it what a model should take here.
 
-The pieces that need only torch come from hardware/calibration.py; compressed products run on the engines that models run
+The pieces that need only torch come from hardware/attached/calibration.py; compressed products run on the engines that models run
 on, and the cost of a layer around its products is that of a real one: random Llamas of two depths decode, and what the
 deeper one takes longer is its layers (so Python, the norms, rotary embeddings and the cache are in it as they are).
 """
@@ -20,17 +20,17 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from effkit.hardware import calibration as pieces
-from effkit.hardware.clock import Clock
-from effkit.hardware.device import Device
-from effkit.hardware.device import device as find_device
-from effkit.hardware.energy import ProcessorTime
-from effkit.hardware.environment import versions
-from effkit.hardware.memory import guard
+from effkit.hardware.attached import calibration as pieces
+from effkit.hardware.attached.clock import Clock
+from effkit.hardware.attached.device import Device
+from effkit.hardware.attached.device import device as find_device
+from effkit.hardware.attached.energy import ProcessorTime
+from effkit.hardware.attached.environment import versions
+from effkit.hardware.attached.memory import guard
 from effkit.models.decoding import Decoder
 from effkit.models.layers import layer_list
 from effkit.models.model import Model, compute_dtype, wrap
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 from effkit.spec.calibration import Calibration, Layer, Linear, Product
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.progress import Progress, Work, long_work

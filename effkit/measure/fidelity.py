@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effkit.hardware.memory import guard
-from effkit.models.datasets import Text
-from effkit.models.kvcache import rounded_cache
+from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
+from effkit.models.stored.kvcache import rounded_cache
+from effkit.models.texts.datasets import Text
 from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
 from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Progress, Work, long_work

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effkit.hardware.clock import Clock
-from effkit.hardware.configs import architecture
-from effkit.hardware.energy import EnergyMeter
-from effkit.hardware.memory import PeakMemory, guard
+from effkit.hardware.attached.clock import Clock
+from effkit.hardware.attached.energy import EnergyMeter
+from effkit.hardware.attached.memory import PeakMemory, guard
+from effkit.hardware.projected.configs import architecture
 from effkit.models.decoding import Decoder
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput

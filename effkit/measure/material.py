@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from effkit.models import datasets
-from effkit.models.datasets import Text
 from effkit.models.model import Model
+from effkit.models.texts import datasets
+from effkit.models.texts.datasets import Text
 from effkit.spec.errors import BadInput
 
 # Text that two tokenizers are compared on: enough to meet most of their merges.

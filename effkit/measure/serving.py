@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effkit.hardware.device import Device
+from effkit.hardware.attached.device import Device
 from effkit.models.model import Model
 from effkit.spec.progress import Progress, Work
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Noun

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from effkit.hardware.device import Device
-from effkit.hardware.device import device as find_device
+from effkit.hardware.attached.device import Device
+from effkit.hardware.attached.device import device as find_device
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work, long_work
 
 from .default import BUILT_IN
 from .encoder import NEW_HEAD, NO_HEAD, built_in_encoder, headed, read_encoder
-from .hub import download
+from .files.hub import download
 from .loading import Raw, load, locate, settle
 from .model import Model
-from .storage import is_replaced
+from .stored.storage import is_replaced
 
 ENCODER = "minilm-l6"
 

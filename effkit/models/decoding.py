@@ -23,9 +23,9 @@ from torch import Tensor
 from effkit.spec.errors import BadInput
 from effkit.spec.record import Decoding
 
-from .kvcache import cache_bytes, rounded_cache
 from .model import Model
-from .packed import PackedLinear
+from .stored.kvcache import cache_bytes, rounded_cache
+from .stored.packed import PackedLinear
 
 
 def greedy(model: Model, ids: Sequence[int], new_tokens: int, *, compiled: bool = False, kv_bits: int | None = None) -> list[int]:

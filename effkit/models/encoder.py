@@ -20,9 +20,9 @@ from effkit.spec.files import parsed
 from effkit.spec.progress import Progress, Work
 
 from .building import BUILDING
-from .folder import licence, quiet, read_tensors, read_tokenizer, weight_files
+from .files.folder import licence, quiet, read_tensors, read_tokenizer, weight_files
+from .files.wheels import data_files
 from .mean_bert import MeanBertConfig, MeanBertForSequenceClassification
-from .wheels import data_files
 
 PRETRAINED_HEADS = ("lm_head.", "cls.", "vocab_projector.", "vocab_transform.", "vocab_layer_norm.", "generator_lm_head.")
 NEW_HEAD = "Its head of {count} classes is new (seed {seed}): fine-tune it before use."

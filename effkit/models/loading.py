@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from effkit.hardware.device import Device
-from effkit.hardware.device import device as find_device
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.device import Device
+from effkit.hardware.attached.device import device as find_device
+from effkit.hardware.attached.memory import guard
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.progress import Progress, Work, long_work
 
 from .checks import refuse_bad_numbers
 from .default import BUILT_IN, read_built_in
-from .folder import PICKLES, pickle_refused, read_folder
-from .gguf import read_gguf
-from .grid import grid_note
-from .hub import download
+from .files.folder import PICKLES, pickle_refused, read_folder
+from .files.gguf import read_gguf
+from .files.hub import download
 from .model import Model, compute_dtype, wrap
+from .stored.grid import grid_note
 
 DEFAULT = "smollm2-135m"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")

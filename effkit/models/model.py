@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from effkit.hardware.device import Device
-from effkit.hardware.device import device as find_device
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.device import Device
+from effkit.hardware.attached.device import device as find_device
+from effkit.hardware.attached.memory import guard
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import Plan
 from effkit.spec.recipe import Recipe
@@ -25,7 +25,7 @@ from effkit.spec.record import Checkpoint
 
 from .checks import weights_hash
 from .ledger import Ledger, ledger_of
-from .storage import is_replaced
+from .stored.storage import is_replaced
 
 if TYPE_CHECKING:
     from .execution.table import Execution
@@ -114,7 +114,7 @@ class Model:
         if self.task == "causal-lm":
             given["use_cache"] = kv_bits is not None
         if kv_bits is not None:
-            from .kvcache import rounded_cache
+            from .stored.kvcache import rounded_cache
 
             given["past_key_values"] = rounded_cache(self.config, kv_bits)
         with torch.inference_mode(), guard(device, "computing logits"):
@@ -185,7 +185,7 @@ class Model:
 
         Raises CannotWrite: no space, read-only. An existing folder there is replaced if effkit wrote it, else refused.
         """
-        from .saving import save
+        from .files.saving import save
 
         return save(self, Path(path))
 

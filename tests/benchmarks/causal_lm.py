@@ -30,7 +30,7 @@ print = functools.partial(print, flush=True)
 
 def parts_of(file: str | None) -> tuple[Any, Any, Any]:
     """Text to train on, to choose the learning rate on, and to test on: disjoint."""
-    from effkit.models.datasets import read_text
+    from effkit.models.texts.datasets import read_text
 
     if file is None:
         return read_text(None, "train"), read_text(None, "held-out"), read_text(None, "test")

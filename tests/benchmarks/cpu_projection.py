@@ -77,12 +77,12 @@ def main() -> None:
     import torch
 
     import effkit as ek
-    import effkit.hardware.clock
+    import effkit.hardware.attached.clock
     from effkit.measure.calibrating import calibrate, expected_step_seconds
 
     if given.clock == "processor":
         torch.set_num_threads(1)
-        effkit.hardware.clock.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+        effkit.hardware.attached.clock.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     calibration = calibrate("cpu", formats=["float32", "int8"])
     print(f"{calibration} in {calibration.seconds:.1f} s, {torch.get_num_threads()} threads, {given.clock} clock")
     context = given.prompt + given.new_tokens / 2

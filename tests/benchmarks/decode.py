@@ -61,7 +61,7 @@ def copy_speed(device: Any) -> float:
     """Bytes a second read and written while a gigabyte is copied; the best of ten."""
     import torch
 
-    from effkit.hardware.clock import Clock
+    from effkit.hardware.attached.clock import Clock
 
     source = torch.ones(1 << 28, dtype=torch.float32, device=device.torch)
     target, clock, best = torch.empty_like(source), Clock(device), 0.0

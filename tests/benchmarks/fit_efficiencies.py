@@ -30,9 +30,9 @@ from reporting import shared
 from scipy.optimize import least_squares
 from served_rows import HELD_OUT, Row, configs_beside, read_rows
 
-from effkit.hardware.efficiencies import Efficiencies
-from effkit.hardware.projection import first_token, step_parts
-from effkit.hardware.serving import Demand
+from effkit.hardware.projected.efficiencies import Efficiencies
+from effkit.hardware.projected.projection import first_token, step_parts
+from effkit.hardware.projected.serving import Demand
 
 CAP = 6
 NOISE, BOUND = 0.06, 0.25  # of log time: what a row may scatter, and from where a row counts as contradictory
@@ -213,7 +213,7 @@ def write(told: dict, wide: dict[str, float], seen: Sequence[Row]) -> None:
 
     lines = [
         "# How close devices come to their peaks when they serve. Made by tests/benchmarks/fit_efficiencies.py; read by",
-        "# effkit/hardware/efficiencies.py, which says what each constant is. base: between all; kind and backend: factors on it.",
+        "# effkit/hardware/projected/efficiencies.py, which says what each is. base: between all; kind and backend: factors on it.",
         "# Fitted to measured times per output token and to the first token of the rows `agg` in aiconfigurator's silicon_sample.csv",
         "# (github.com/ai-dynamo/aiconfigurator, commit 095f58a, Apache-2.0), of which only the groups (model, device, runtime, format,",
         f"# devices) whose SHA-1 modulo 10 is not in {HELD_OUT} took part: {len(seen)} rows. Maximum a posteriori; priors in the script.",

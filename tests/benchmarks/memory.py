@@ -20,7 +20,7 @@ import torch  # isort: skip
 import transformers  # isort: skip
 
 import effkit as ek  # isort: skip
-from effkit.hardware.memory import PeakMemory  # isort: skip
+from effkit.hardware.attached.memory import PeakMemory  # isort: skip
 from effkit.models.model import Model  # isort: skip
 from effkit.spec.record import Checkpoint  # isort: skip
 

@@ -83,7 +83,7 @@ def main() -> int:
     import torch
 
     import effkit as ek
-    from effkit.models.datasets import read_text
+    from effkit.models.texts.datasets import read_text
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

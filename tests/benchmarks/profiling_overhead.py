@@ -34,8 +34,8 @@ def main() -> None:
     import torch
 
     import effkit as ek
-    import effkit.hardware.clock
-    from effkit.hardware.memory import PeakMemory
+    import effkit.hardware.attached.clock
+    from effkit.hardware.attached.memory import PeakMemory
     from effkit.measure.breakdown import breakdown
     from effkit.measure.latency import ordinary_tokens, random_prompt
     from effkit.models.decoding import Decoder
@@ -43,7 +43,7 @@ def main() -> None:
     read = time.process_time if given.clock == "processor" else time.perf_counter
     if given.clock == "processor":
         torch.set_num_threads(1)
-        effkit.hardware.clock.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+        effkit.hardware.attached.clock.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     model = random_model("balanced").to(ek.device(given.device))
     prompt, new_tokens, vocabulary = 32, 32, ordinary_tokens(model)
 

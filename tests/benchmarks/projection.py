@@ -21,7 +21,7 @@ from pathlib import Path
 from reporting import last_line, shared
 from served_rows import Row, configs_beside, read_rows
 
-from effkit.hardware.projection import Projection, project
+from effkit.hardware.projected.projection import Projection, project
 
 
 def projected(row: Row) -> Projection:

@@ -26,7 +26,7 @@ from pathlib import Path
 from reporting import last_line
 
 import effkit as ek
-from effkit.hardware.published import Published, published, read_published
+from effkit.hardware.projected.published import Published, published, read_published
 from effkit.spec.intervals import Estimate
 
 SAME_PAGE = "suffix_speculative_decoding"

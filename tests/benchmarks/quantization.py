@@ -24,10 +24,10 @@ from reporting import last_line  # first: it sets what torch reads when it start
 
 import effkit as ek  # isort: skip
 from effkit.compress.planning import plan
-from effkit.hardware.memory import PeakMemory
-from effkit.models.datasets import Text, read_text
+from effkit.hardware.attached.memory import PeakMemory
+from effkit.models.files.saving import WEIGHTS
 from effkit.models.model import Model
-from effkit.models.saving import WEIGHTS
+from effkit.models.texts.datasets import Text, read_text
 from effkit.spec.allocation import Allocation, Sensitivity
 from effkit.spec.errors import EffkitError
 

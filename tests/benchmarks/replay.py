@@ -68,7 +68,7 @@ def main() -> None:
     begun = time.monotonic()
     import effkit as ek
     from effkit.compress.pipeline import compress
-    from effkit.models.datasets import default_text
+    from effkit.models.texts.datasets import default_text
 
     more = ["--no-speed"] if arguments.no_speed else []
     with tempfile.TemporaryDirectory() as place:

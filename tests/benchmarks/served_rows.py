@@ -29,12 +29,12 @@ from pathlib import Path
 
 from reporting import SHARED
 
-from effkit.hardware.architecture import Architecture
-from effkit.hardware.catalogue import Accelerator, accelerator
-from effkit.hardware.configs import architecture
-from effkit.hardware.efficiencies import backend_name
-from effkit.hardware.known import known_config, plain_name
-from effkit.hardware.serving import Demand, Setting, demand
+from effkit.hardware.projected.architecture import Architecture
+from effkit.hardware.projected.catalogue import Accelerator, accelerator
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.efficiencies import backend_name
+from effkit.hardware.projected.known import known_config, plain_name
+from effkit.hardware.projected.serving import Demand, Setting, demand
 from effkit.spec.errors import BadInput
 
 SPECULATIVE = {("trtllm", "1.2.0rc6.post3")}

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.hardware.clock import Clock
-from effkit.hardware.doctor import examine
-from effkit.hardware.memory import PeakMemory, guard
+from effkit.hardware.attached.clock import Clock
+from effkit.hardware.attached.doctor import examine
+from effkit.hardware.attached.memory import PeakMemory, guard
 from effkit.spec.errors import OutOfMemory, Unavailable
 
 TEXT = " ".join(f"The pump was opened {n} times before its seal gave way and the crew wrote down why." for n in range(60))

@@ -8,7 +8,7 @@ import torch
 import effkit as ek
 from effkit.models.decoding import Decoder
 from effkit.models.execution.engines import DEQUANTIZE
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 
 
 def layer(bits: int, group: int, symmetric: bool, dtype: torch.dtype) -> PackedLinear:

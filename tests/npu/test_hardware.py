@@ -16,9 +16,9 @@ import torch
 
 import effkit as ek
 from effkit.hardware import preflight
-from effkit.hardware.clock import Clock
-from effkit.hardware.doctor import examine
-from effkit.hardware.memory import PeakMemory, guard
+from effkit.hardware.attached.clock import Clock
+from effkit.hardware.attached.doctor import examine
+from effkit.hardware.attached.memory import PeakMemory, guard
 from effkit.spec.errors import OutOfMemory, Unavailable
 
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 import effkit as ek
-from effkit.hardware.clock import Clock, Mark
-from effkit.hardware.energy import EnergyMeter
+from effkit.hardware.attached.clock import Clock, Mark
+from effkit.hardware.attached.energy import EnergyMeter
 from effkit.measure import latency
 from effkit.spec.bottleneck import verdict
 from effkit.spec.errors import Unavailable

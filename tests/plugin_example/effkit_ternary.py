@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from effkit.compress.quantization.methods.rtn import RoundToNearest
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 
 THRESHOLD = 0.7
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import traitlets as t
 
-from effkit.hardware.architecture import Architecture
-from effkit.hardware.catalogue import accelerators
-from effkit.hardware.projection import shape_of
-from effkit.hardware.stacks import WIDTHS
+from effkit.hardware.projected.architecture import Architecture
+from effkit.hardware.projected.catalogue import accelerators
+from effkit.hardware.projected.projection import shape_of
+from effkit.hardware.projected.stacks import WIDTHS
 from effkit.lab.pages.parts import Grid
 from effkit.spec.errors import BadInput
 

@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 import effkit_widgets
-from effkit.hardware.projection import shape_of
+from effkit.hardware.projected.projection import shape_of
 from effkit.lab.pages.parts import Grid, Material, Shown, Story
 from effkit.spec.allocation import Sensitivity
 from effkit.spec.errors import EffkitError

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from effkit.hardware.catalogue import accelerator
-from effkit.hardware.roofline import RooflineFound, calibrated_roofline, roofline
-from effkit.hardware.stacks import WIDTHS, format_on
+from effkit.hardware.projected.catalogue import accelerator
+from effkit.hardware.projected.roofline import RooflineFound, calibrated_roofline, roofline
+from effkit.hardware.projected.stacks import WIDTHS, format_on
 from effkit.spec.breakdown import Breakdown
 from effkit.spec.calibration import Calibration
 from effkit.spec.errors import BadInput, choice

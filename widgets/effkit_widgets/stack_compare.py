@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from effkit.hardware.catalogue import accelerator
-from effkit.hardware.price import break_even_price, price
-from effkit.hardware.stacks import MOST_DEVICES, WIDTHS, StackComparison, StackSide, compare_stacks, unpriced
+from effkit.hardware.projected.catalogue import accelerator
+from effkit.hardware.projected.price import break_even_price, price
+from effkit.hardware.projected.stacks import MOST_DEVICES, WIDTHS, StackComparison, StackSide, compare_stacks, unpriced
 from effkit.spec.errors import choice
 from effkit.spec.intervals import Estimate, ratio
 

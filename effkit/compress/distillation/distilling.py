@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import Plan

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from effkit.measure.coder import Coder
-from effkit.models.datasets import read_text, windows
 from effkit.models.model import Model
+from effkit.models.texts.datasets import read_text, windows
 from effkit.spec.errors import BadInput
 
 from ..pool import augmented

@@ -6,7 +6,7 @@ from torch import nn
 
 from effkit.models.ledger import Entry
 from effkit.models.model import Model
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import Distill

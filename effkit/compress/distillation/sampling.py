@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.model import UNCHANGED, Model
 from effkit.spec.errors import BadInput
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effkit.hardware.device import Device
-from effkit.hardware.memory import guard
-from effkit.hardware.processes import Crew, crew
+from effkit.hardware.attached.device import Device
+from effkit.hardware.attached.memory import guard
+from effkit.hardware.attached.processes import Crew, crew
 from effkit.models.model import Model
 from effkit.spec.errors import EffkitError
 from effkit.spec.progress import Snapshot, Work

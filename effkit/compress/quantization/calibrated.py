@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 from effkit.spec.plan import ModulePlan
 from effkit.spec.progress import Progress, Work
 from effkit.spec.recipe import Quantize

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effkit.models.datasets import read_text, windows
 from effkit.models.model import Model
+from effkit.models.texts.datasets import read_text, windows
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 

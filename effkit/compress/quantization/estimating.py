@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-from effkit.hardware.device import Device
+from effkit.hardware.attached.device import Device
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.spec.plan import Plan

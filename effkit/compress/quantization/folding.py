@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 
 from .planning import as_matrix
 from .streaming import Stream, same_memory

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from effkit.models.model import Model
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput, Unavailable, choice
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import KEPT, Quantize
@@ -19,7 +19,7 @@ from .methods.rtn import RTN
 from .registry import Method, method
 
 if TYPE_CHECKING:
-    from effkit.hardware.device import Device
+    from effkit.hardware.attached.device import Device
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from effkit.hardware.memory import guard
-from effkit.models import storage
+from effkit.hardware.attached.memory import guard
 from effkit.models.checks import finite
-from effkit.models.datasets import SUFFIXES
 from effkit.models.layers import layer_list
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
-from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight
+from effkit.models.stored import storage
+from effkit.models.stored.packed import PackedEmbedding, PackedLinear, PackedWeight
+from effkit.models.texts.datasets import SUFFIXES
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work

@@ -15,7 +15,7 @@ from effkit.spec.errors import choice
 from effkit.spec.plugins import imported, table
 
 if TYPE_CHECKING:
-    from effkit.hardware.device import Device
+    from effkit.hardware.attached.device import Device
     from effkit.spec.recipe import Quantize
 
 METHODS = {

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput
 
 from .planning import embedding_name, head_name, tied_head

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
-from effkit.models.packed import PackedWeight
+from effkit.models.stored.packed import PackedWeight
 from effkit.spec.allocation import Allocation, Choice, Sensitive, Sensitivity
 from effkit.spec.errors import BadInput, bytes_text, choice
 from effkit.spec.plan import ModulePlan

@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
-from effkit.models.packed import PackedLinear
-from effkit.models.storage import is_replaced
+from effkit.models.stored.packed import PackedLinear
+from effkit.models.stored.storage import is_replaced
 
 from .planning import as_matrix
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight, unpack
+from effkit.models.stored.packed import PackedEmbedding, PackedLinear, PackedWeight, unpack
 
 INSIDE = 0.45  # how far from its integer a trained weight may begin: nothing flips before a step is taken
 

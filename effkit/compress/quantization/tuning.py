@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
-from effkit.models.packed import PackedEmbedding, PackedLinear
+from effkit.models.stored.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
 
 from ..stages import Stages

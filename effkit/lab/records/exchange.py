@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from effkit.models.stamp import read_record
+from effkit.models.files.stamp import read_record
 from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.exploration import Exploration
 from effkit.spec.files import parsed, write_text

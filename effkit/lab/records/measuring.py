@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from effkit.hardware.environment import environment
+from effkit.hardware.attached.environment import environment
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
 from effkit.models.checks import weights_hash
-from effkit.models.datasets import read_text
 from effkit.models.model import Model
+from effkit.models.texts.datasets import read_text
 from effkit.spec.errors import BadInput, CannotWrite
 from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Work, long_work

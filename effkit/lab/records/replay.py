@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from effkit.compress.pipeline import compress
-from effkit.hardware.device import device as find_device
-from effkit.hardware.device import devices
+from effkit.hardware.attached.device import device as find_device
+from effkit.hardware.attached.device import devices
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
 from effkit.measure.material import material_for
-from effkit.models.datasets import SUFFIXES, read_text
 from effkit.models.loading import load
 from effkit.models.model import Model
+from effkit.models.texts.datasets import SUFFIXES, read_text
 from effkit.spec.errors import BadInput, Unavailable
 from effkit.spec.places import short_name
 from effkit.spec.progress import Work, long_work

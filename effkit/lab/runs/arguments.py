@@ -47,7 +47,7 @@ def encode(value: Any, name: str, keep: Keep | None) -> Any:
         return {"is": "noun", "type": _address(type(value)), "of": value.model_dump(mode="json")}
     if _is(value, "effkit.models.model", "Model"):
         return _encode_model(value, name, keep)
-    if _is(value, "effkit.hardware.device", "Device"):
+    if _is(value, "effkit.hardware.attached.device", "Device"):
         return {"is": "device", "of": str(value.torch)}
     if _is(value, "effkit.lab.records.store", "Store"):
         return {"is": "store", "of": str(value.path)}
@@ -55,7 +55,7 @@ def encode(value: Any, name: str, keep: Keep | None) -> Any:
         if keep is None:
             return {"is": "later", "of": "Tensor"}
         path = keep(f"{name}.safetensors")
-        from effkit.models.stamp import write_tensors
+        from effkit.models.files.stamp import write_tensors
 
         write_tensors({"tensor": value.detach().cpu().contiguous()}, path)
         return {"is": "tensor", "of": path.name, "device": str(value.device)}
@@ -88,7 +88,7 @@ def decode(data: Any, folder: Path) -> Any:
     if kind == "model":
         return _decode_model(data, folder)
     if kind == "device":
-        from effkit.hardware.device import device
+        from effkit.hardware.attached.device import device
 
         return device(of)
     if kind == "store":

@@ -175,7 +175,7 @@ class RunFolder:
 
     def save_snapshot(self, snapshot: Snapshot, events: int, seconds: float) -> Path:
         """Write `snapshot`, taken after so many events and seconds, as the last one. A crash meanwhile leaves the one before."""
-        from effkit.models.stamp import write_tensors
+        from effkit.models.files.stamp import write_tensors
 
         tensors, ties = _untied(snapshot.tensors)
         state = json.dumps({"version": VERSION, "events": events, "t": seconds, "ties": ties, "state": snapshot.state})

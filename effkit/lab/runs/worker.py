@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from effkit.hardware.threads import release_idle_threads
+from effkit.hardware.attached.threads import release_idle_threads
 from effkit.spec.errors import CannotWrite
 from effkit.spec.progress import LongVerb, Progress, Work
 

@@ -36,7 +36,7 @@ from effkit.measure.latency import profile
 from effkit.models.layers import layer_list
 from effkit.models.loading import load
 from effkit.models.model import Model
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput, CannotWrite, EffkitError, OutOfMemory
 from effkit.spec.exploration import Stage
 from effkit.spec.files import atomic_file, content_hash, free_bytes, writing

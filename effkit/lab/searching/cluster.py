@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from effkit.hardware.device import devices
+from effkit.hardware.attached.device import devices
 from effkit.spec.errors import BadInput, Unavailable
 from effkit.spec.exploration import Stage
 from effkit.spec.progress import finish

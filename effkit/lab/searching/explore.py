@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effkit.measure.material import material_for
-from effkit.models.datasets import Text, read_text
 from effkit.models.model import Model
+from effkit.models.texts.datasets import Text, read_text
 from effkit.spec.errors import BadInput
 from effkit.spec.exploration import TIMED, Budget, Exploration, check_objectives
 from effkit.spec.files import content_hash, write_text

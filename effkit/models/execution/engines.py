@@ -17,7 +17,7 @@ import torch
 from effkit.spec.plugins import imported, table
 
 if TYPE_CHECKING:
-    from effkit.models.packed import PackedWeight
+    from effkit.models.stored.packed import PackedWeight
 
 ENGINES = {
     "int4pack-cpu": "effkit.models.execution.kernels:Int4PackCpu",

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effkit.hardware.device import device as find_device
+from effkit.hardware.attached.device import device as find_device
 
 from . import native
 from .engines import Work
 
 if TYPE_CHECKING:
-    from effkit.models.packed import PackedWeight
+    from effkit.models.stored.packed import PackedWeight
 
 GROUPS = (32, 64, 128, 256)
 
 
 def integers_and_zeros(packed: PackedWeight) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 integers [rows, columns] and float32 zero points [rows, groups] (2**(bits - 1) where symmetric)."""
-    from effkit.models.packed import unpack
+    from effkit.models.stored.packed import unpack
 
     q = unpack(packed.integers, packed.bits, packed.columns)
     zeros = packed.zero_points()

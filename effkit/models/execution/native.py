@@ -111,7 +111,7 @@ def _loaded(wanted: str) -> tuple[Callable[..., None] | None, str | None]:
 
 def _wrong(function: Callable[..., None]) -> str | None:
     """What is wrong with the products of a kernel that was just loaded, in a sentence; None where they are torch's."""
-    from effkit.models.packed import PackedWeight
+    from effkit.models.stored.packed import PackedWeight
 
     make = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.no_grad():

@@ -1,4 +1,4 @@
-// y = x W' + b for a W that lies in few bits, as effkit/models/packed.py stores it: bit planes of 4, 2 and 1 bits (8 is a
+// y = x W' + b for a W that lies in few bits, as effkit/models/stored/packed.py stores it: bit planes of 4, 2 and 1 bits (8 is a
 // plane of its own), a scale and perhaps a zero point for each group of a row. A thread unpacks one row at a time into a
 // buffer that stays in its cache, so memory gives only the packed bytes: that is what makes it faster than dense weights.
 // Everything is computed in float32. Compiled by native.py, called through ctypes.

@@ -62,7 +62,7 @@ class Execution:
 
 def execution_of(module: nn.Module, dtype: torch.dtype) -> Execution:
     """The table for inputs of `dtype`."""
-    from effkit.models.packed import PackedLinear
+    from effkit.models.stored.packed import PackedLinear
 
     rows = []
     for name, part in module.named_modules():

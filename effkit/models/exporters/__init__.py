@@ -1,1 +1,1 @@
-"""One file a format; each enters through the table in `effkit.models.exporting`."""
+"""One file a format; each enters through the table in `effkit.models.files.exporting`."""

@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import torch
 
-from ..packed import PackedWeight
+from ..stored.packed import PackedWeight
 from .parts import integers, numbers, span
 
 BLOCK = 32

@@ -17,11 +17,11 @@ import torch
 
 from effkit.spec.progress import Progress, Work
 
-from ..exporting import Placed
+from ..files.exporting import Placed
+from ..files.saving import WEIGHTS, write_description
+from ..files.stamp import write_tensors
 from ..model import Model
-from ..packed import PackedWeight
-from ..saving import WEIGHTS, write_description
-from ..stamp import write_tensors
+from ..stored.packed import PackedWeight
 from .parts import Part, integers, linears, parts, span
 
 MARK = "effkit-export.json"

@@ -17,8 +17,8 @@ import torch
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 
-from ..exporting import Placed
-from ..header import read_header
+from ..files.exporting import Placed
+from ..files.header import read_header
 from ..model import Model
 from .blocks import BLOCK, BLOCK_BYTES, block_type, blocks, fits
 from .gguf_metadata import MARK, add_metadata

@@ -15,7 +15,7 @@ import gguf
 
 from effkit.spec.errors import BadInput
 
-from ..exporting import Placed
+from ..files.exporting import Placed
 from ..model import Model
 
 MARK = "effkit.recipe"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from effkit.spec.progress import Progress, Work
 
-from ..exporting import Placed
+from ..files.exporting import Placed
+from ..files.saving import MANIFEST, write_folder
 from ..model import Model
-from ..saving import MANIFEST, write_folder
 
 
 class Own:

@@ -15,8 +15,8 @@ from effkit.spec.errors import BadInput
 from ..building import BUILDING
 from ..checks import same_storage
 from ..model import Model
-from ..packed import PackedEmbedding, PackedLinear, PackedWeight, unpack
-from ..storage import is_replaced
+from ..stored.packed import PackedEmbedding, PackedLinear, PackedWeight, unpack
+from ..stored.storage import is_replaced
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 
-from effkit.models.labelled import LabelledSet, made
-from effkit.models.wheels import data_files
+from effkit.models.files.wheels import data_files
+from effkit.models.texts.labelled import LabelledSet, made
 
 PACKAGE = "simple-icd-10-cm"
 CAP = 12

@@ -13,9 +13,9 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-from effkit.models.labelled import LabelledSet, made
-from effkit.models.near import near_copies
-from effkit.models.wheels import data_files
+from effkit.models.files.wheels import data_files
+from effkit.models.texts.labelled import LabelledSet, made
+from effkit.models.texts.near import near_copies
 
 PACKAGE = "sdr-hazards-classification"
 UNLABELLED = ("Corrosion_Limit", "Non_Hazards", "SDR_Example")

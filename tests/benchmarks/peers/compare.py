@@ -203,7 +203,7 @@ class Comparison:
     def ours(self) -> dict[str, Any]:
         """effkit through the same scorer."""
         import effkit as ek
-        from effkit.models.packed import PackedLinear
+        from effkit.models.stored.packed import PackedLinear
 
         results = []
         text = self.given.calibration

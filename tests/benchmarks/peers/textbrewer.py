@@ -167,7 +167,7 @@ def main() -> int:
     from effkit.compress.distillation.losses import forward_kl
     from effkit.compress.distillation.material import texts_for
     from effkit.compress.distillation.training import Training
-    from effkit.models.labelled import read_labelled, split
+    from effkit.models.texts.labelled import read_labelled, split
     from effkit.spec.recipe import Distill
 
     begun = time.perf_counter()

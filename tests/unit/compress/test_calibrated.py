@@ -13,7 +13,7 @@ import effkit as ek
 from effkit.compress.quantization.calibration import calibration, split
 from effkit.compress.quantization.streaming import Stream, plain
 from effkit.models.model import wrap
-from effkit.models.packed import PackedLinear
+from effkit.models.stored.packed import PackedLinear
 from effkit.spec.errors import BadInput, Cancelled
 from effkit.spec.progress import Snapshot, finish
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import effkit as ek
-from effkit.hardware.memory import PeakMemory
+from effkit.hardware.attached.memory import PeakMemory
 from effkit.spec.recipe import Quantize
 
 

@@ -13,9 +13,9 @@ from effkit.compress.quantization.methods.awq import best_factors
 from effkit.compress.quantization.methods.smooth import SmoothQuant
 from effkit.compress.quantization.planning import as_matrix
 from effkit.compress.quantization.streaming import Stream
-from effkit.models.int8 import STRETCH, Int8Linear, product, rounded_rows
 from effkit.models.model import wrap
-from effkit.models.packed import PackedLinear
+from effkit.models.stored.int8 import STRETCH, Int8Linear, product, rounded_rows
+from effkit.models.stored.packed import PackedLinear
 from effkit.spec.progress import finish
 
 TEXT = " ".join(f"The pump was opened {n} times before its seal gave way and the crew wrote down why." for n in range(60))
@@ -150,7 +150,7 @@ def test_products_of_integers_are_exact_with_and_without_the_kernel(monkeypatch,
     a[0], b[0] = 127, 127  # the largest sum there can be
     exact = (a.long() @ b.long().t()).to(torch.int32)
     assert torch.equal(product(a, b), exact)
-    monkeypatch.setattr("effkit.models.int8.has_int_mm", lambda *shape: False)
+    monkeypatch.setattr("effkit.models.stored.int8.has_int_mm", lambda *shape: False)
     assert torch.equal(product(a, b), exact)
 
 

@@ -370,7 +370,7 @@ def test_a_run_that_is_taken_back_keeps_the_knobs(tiny_llama):
 
 
 def test_a_step_does_not_ask_what_memory_there_is(tiny_llama, monkeypatch):
-    from effkit.hardware import device
+    from effkit.hardware.attached import device
 
     asked, real = [], device.total_memory
     monkeypatch.setattr(device, "total_memory", lambda *given: asked.append(1) or real(*given))

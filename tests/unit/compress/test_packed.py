@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effkit.models.packed import PackedWeight, pack, plane_bytes, unpack
+from effkit.models.stored.packed import PackedWeight, pack, plane_bytes, unpack
 from effkit.spec.recipe import BITS
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import effkit as ek
-from effkit.hardware.processes import Crew, crew
+from effkit.hardware.attached.processes import Crew, crew
 from effkit.lab.records.store import Store
 from effkit.lab.runs.folder import RunFolder
 

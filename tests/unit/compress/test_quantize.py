@@ -8,9 +8,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import effkit as ek
 from effkit.compress.quantization.registry import methods
-from effkit.models.bnb import BnbLinear4bit, bitsandbytes
 from effkit.models.model import wrap
-from effkit.models.packed import PackedEmbedding, PackedLinear
+from effkit.models.stored.bnb import BnbLinear4bit, bitsandbytes
+from effkit.models.stored.packed import PackedEmbedding, PackedLinear
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Snapshot
 

@@ -15,7 +15,7 @@ from effkit.compress.pool import augmented
 from effkit.compress.teaching import finetune, fitted
 from effkit.measure.answers import answers
 from effkit.models.classifying import classifier
-from effkit.models.labelled import split
+from effkit.models.texts.labelled import split
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 from effkit.spec.recipe import Distill, Quantize, Recipe, Student, step_of

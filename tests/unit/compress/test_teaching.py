@@ -12,7 +12,7 @@ from effkit.compress.teaching import features, finetune, probe_, weighted_target
 from effkit.measure.answers import answers
 from effkit.measure.tasks import macro_f1
 from effkit.models.classifying import classifier
-from effkit.models.labelled import budget, split
+from effkit.models.texts.labelled import budget, split
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 

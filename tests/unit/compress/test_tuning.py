@@ -9,7 +9,7 @@ import effkit as ek
 from effkit.compress.quantization.tunable import packed_again_, tunable_
 from effkit.compress.quantization.tuning import Tuning
 from effkit.compress.stages import Stages
-from effkit.models.packed import PackedLinear, unpack
+from effkit.models.stored.packed import PackedLinear, unpack
 from effkit.spec.progress import Snapshot
 
 TEXT = " ".join(f"The pump was opened {n} times before its seal gave way and the crew wrote down why." for n in range(60))

@@ -15,10 +15,10 @@ from safetensors.numpy import save
 from widgets.records import family
 
 from effkit.lab.records.crate import METADATA, read_crate, write_crate
-from effkit.models.folder import check_safetensors, read_tensors
-from effkit.models.header import read_header
-from effkit.models.stamp import read_record
-from effkit.models.tables import read_table
+from effkit.models.files.folder import check_safetensors, read_tensors
+from effkit.models.files.header import read_header
+from effkit.models.files.stamp import read_record
+from effkit.models.texts.tables import read_table
 from effkit.spec.progress import finish
 
 from .hostile import JSON, WORDS, altered, damaged, refused_or_read

@@ -13,8 +13,8 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from effkit.hardware.architecture import Core
-from effkit.hardware.configs import architecture
+from effkit.hardware.projected.architecture import Core
+from effkit.hardware.projected.configs import architecture
 from effkit.spec.errors import BadInput
 
 GATED = {

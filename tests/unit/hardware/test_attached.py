@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import effkit as ek
-from effkit.hardware import attached
-from effkit.hardware.architecture import Architecture
-from effkit.hardware.configs import architecture
+from effkit.hardware.projected import attached
+from effkit.hardware.projected.architecture import Architecture
+from effkit.hardware.projected.configs import architecture
 from effkit.measure.calibrating import cached_bytes, expected_step_seconds
 from effkit.spec.calibration import Calibration
 from effkit.spec.errors import BadInput

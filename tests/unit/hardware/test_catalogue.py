@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 import effkit as ek
-from effkit.hardware.catalogue import FORMATS, Accelerator, read_catalogue
+from effkit.hardware.projected.catalogue import FORMATS, Accelerator, read_catalogue
 from effkit.spec.errors import BadInput
 from effkit.spec.places import shipped_file
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from effkit.hardware.clock import Clock
+from effkit.hardware.attached.clock import Clock
 
 
 def test_a_span_holds_at_least_what_was_slept():

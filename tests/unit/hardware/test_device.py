@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.hardware.device import Device, available_memory, device, timing_of, total_memory
+from effkit.hardware.attached.device import Device, available_memory, device, timing_of, total_memory
 from effkit.spec.errors import BadInput, Unavailable
 
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)
@@ -90,8 +90,8 @@ def test_a_device_that_is_not_here_is_unavailable(want, text):
 
 TOASTER = """
 import types, effkit.hardware, torch
-from effkit.hardware.clock import Clock
-from effkit.hardware.device import Device, timing_of
+from effkit.hardware.attached.clock import Clock
+from effkit.hardware.attached.device import Device, timing_of
 from effkit.spec.errors import Unavailable
 torch.utils.rename_privateuse1_backend("toaster")
 torch._register_device_module("toaster", types.ModuleType("torch.toaster"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from effkit.hardware.doctor import examine, report
+from effkit.hardware.attached.doctor import examine, report
 
-SHOW = "from effkit.hardware.doctor import *; import json; found = examine(); print(report(found)); print(json.dumps(found))"
+SHOW = "from effkit.hardware.attached.doctor import *; import json; found = examine(); print(report(found)); print(json.dumps(found))"
 
 
 def doctor(*paths: Path, **variables: str) -> tuple[str, dict]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import effkit as ek
-from effkit.hardware.energy import NPU_POWER, EnergyMeter, _NpuSmi
+from effkit.hardware.attached.energy import NPU_POWER, EnergyMeter, _NpuSmi
 from effkit.spec.energy import Energy, EnergyReading, total
 from effkit.spec.intervals import Estimate
 

@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from effkit.hardware.environment import environment, versions
+from effkit.hardware.attached.environment import environment, versions
 
 
 def test_it_is_json_and_says_what_a_reader_needs():

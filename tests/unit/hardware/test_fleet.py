@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import effkit as ek
-from effkit.hardware.fleet import DAY, arrivals, concentration, draw_service, waiting_times
-from effkit.hardware.price import Service
+from effkit.hardware.projected.fleet import DAY, arrivals, concentration, draw_service, waiting_times
+from effkit.hardware.projected.price import Service
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Estimate
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import effkit as ek
-from effkit.hardware import known
-from effkit.hardware.known import known_config, known_models, plain_name
+from effkit.hardware.projected import known
+from effkit.hardware.projected.known import known_config, known_models, plain_name
 from effkit.spec.errors import BadInput
 
 # Billions of parameters, all and active, as the models' cards and reports give them (rounded as there).

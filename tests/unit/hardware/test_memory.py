@@ -9,8 +9,8 @@ import weakref
 import pytest
 import torch
 
-from effkit.hardware import memory
-from effkit.hardware.memory import PeakMemory, guard
+from effkit.hardware.attached import memory
+from effkit.hardware.attached.memory import PeakMemory, guard
 from effkit.spec.errors import OutOfMemory
 
 MB = 1_000_000

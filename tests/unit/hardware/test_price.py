@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 import effkit as ek
-from effkit.hardware.price import Service, service_of
+from effkit.hardware.projected.price import Service, service_of
 from effkit.spec.capability import PRICE_PER_HOUR, PRICE_SOURCE, Capability
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Estimate

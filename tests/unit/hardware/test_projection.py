@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import effkit as ek
-from effkit.hardware.catalogue import accelerator
-from effkit.hardware.configs import architecture
-from effkit.hardware.efficiencies import constants, efficiencies
-from effkit.hardware.projection import first_token, plausible, prefill_time, project, step_parts
-from effkit.hardware.serving import Demand, Setting, demand, memory_needed
+from effkit.hardware.projected.catalogue import accelerator
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.efficiencies import constants, efficiencies
+from effkit.hardware.projected.projection import first_token, plausible, prefill_time, project, step_parts
+from effkit.hardware.projected.serving import Demand, Setting, demand, memory_needed
 from effkit.spec.errors import BadInput
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

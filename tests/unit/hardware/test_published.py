@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from effkit.hardware.catalogue import accelerator
-from effkit.hardware.published import published, read_published
+from effkit.hardware.projected.catalogue import accelerator
+from effkit.hardware.projected.published import published, read_published
 from effkit.spec.errors import BadInput
 from effkit.spec.places import shipped_file
 

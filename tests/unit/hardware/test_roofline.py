@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import effkit as ek
-from effkit.hardware.catalogue import accelerator
-from effkit.hardware.configs import architecture
-from effkit.hardware.projection import project
-from effkit.hardware.roofline import calibrated_roofline, measured_points, roofline
+from effkit.hardware.projected.catalogue import accelerator
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.projection import project
+from effkit.hardware.projected.roofline import calibrated_roofline, measured_points, roofline
 from effkit.measure.breakdown import breakdown
 from effkit.spec.errors import BadInput
 

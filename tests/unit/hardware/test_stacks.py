@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from effkit.hardware.catalogue import accelerator
-from effkit.hardware.configs import architecture
-from effkit.hardware.price import break_even_price, price
-from effkit.hardware.projection import project
-from effkit.hardware.serving import Setting, memory_needed
-from effkit.hardware.stacks import compare_stacks, fewest_devices, format_on
+from effkit.hardware.projected.catalogue import accelerator
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.price import break_even_price, price
+from effkit.hardware.projected.projection import project
+from effkit.hardware.projected.serving import Setting, memory_needed
+from effkit.hardware.projected.stacks import compare_stacks, fewest_devices, format_on
 from effkit.spec.errors import BadInput
 
 SHAPE = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,

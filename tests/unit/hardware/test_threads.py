@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="co
 SCRIPT = """
 import os, sys, time
 import torch
-from effkit.hardware.threads import release_idle_threads
+from effkit.hardware.attached.threads import release_idle_threads
 import effkit as ek
 from tests.unit.lab.toys import count
 

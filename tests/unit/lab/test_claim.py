@@ -7,7 +7,7 @@ import pytest
 from effkit.compress.teaching import finetune
 from effkit.lab import claim as module
 from effkit.models.classifying import classifier
-from effkit.models.labelled import split
+from effkit.models.texts.labelled import split
 from effkit.spec.claim import Claim, Contender
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Estimate

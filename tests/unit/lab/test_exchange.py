@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import effkit as ek
-from effkit.models.stamp import read_record, stamp_
+from effkit.models.files.stamp import read_record, stamp_
 from effkit.spec.errors import BadInput, CannotWrite
 from effkit.spec.sharing import shareable
 

@@ -16,7 +16,7 @@ import pytest
 
 import effkit as ek
 from effkit.compress.pipeline import compress
-from effkit.models.stamp import stamp_
+from effkit.models.files.stamp import stamp_
 from effkit.spec.errors import BadInput
 from effkit.spec.exploration import Exploration, Trial
 from effkit.spec.receipt import receipt_of

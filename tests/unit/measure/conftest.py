@@ -76,7 +76,7 @@ def calls():
 def clockwork(monkeypatch):
     """A wall clock that only forward passes move: `clockwork(model, seconds)` with seconds(number of the pass, its tokens)."""
     now = [0.0]
-    monkeypatch.setattr("effkit.hardware.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("effkit.hardware.attached.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def wind(model, seconds) -> None:
         passes = [0]

@@ -9,7 +9,7 @@ import pytest
 
 from effkit.measure.baselines import distilled_linear, linear, majority
 from effkit.measure.tasks import macro_f1
-from effkit.models.labelled import budget, made, split
+from effkit.models.texts.labelled import budget, made, split
 from effkit.spec.errors import BadInput
 
 TOPICS = {

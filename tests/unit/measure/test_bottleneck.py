@@ -79,7 +79,7 @@ def processor_time():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("effkit.hardware.clock.time", SimpleNamespace(perf_counter=time.process_time))
+        patch.setattr("effkit.hardware.attached.clock.time", SimpleNamespace(perf_counter=time.process_time))
         yield
     torch.set_num_threads(threads)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import effkit as ek
-from effkit.hardware.attached import first_token
-from effkit.hardware.configs import architecture
-from effkit.hardware.serving import Setting
+from effkit.hardware.projected.attached import first_token
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.serving import Setting
 from effkit.measure.calibrating import _number_seconds, _small_llama, cached_bytes, calibrate, expected_step_seconds, linears_of
 from effkit.spec.calibration import Calibration, Copy, Layer, Linear, Product, along
 from effkit.spec.errors import BadInput

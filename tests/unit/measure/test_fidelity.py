@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.models import datasets
+from effkit.models.texts import datasets
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 

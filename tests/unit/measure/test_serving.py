@@ -11,8 +11,8 @@ import torch
 from effkit.measure.baselines import linear
 from effkit.measure.serving import ServedLinear, best_form, interleaved, throughput
 from effkit.models.classifying import classifier
-from effkit.models.labelled import read_labelled
 from effkit.models.model import wrap
+from effkit.models.texts.labelled import read_labelled
 from effkit.spec.progress import finish
 
 TEXTS = ["oil leak left pump", "crack in wing near bolt", "smoke and heat during flight", "rust", "engine fire " * 12] * 8

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from effkit.models.checks import finite, owners, weights_hash
-from effkit.models.grid import grid_bits, grid_note
+from effkit.models.stored.grid import grid_bits, grid_note
 
 
 def on_grid(bits: int, rows=64, columns=128) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from effkit.models.datasets import PARTS, read_text, windows
+from effkit.models.texts.datasets import PARTS, read_text, windows
 from effkit.spec.errors import BadInput
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 40

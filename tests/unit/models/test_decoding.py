@@ -9,7 +9,7 @@ import torch
 
 import effkit as ek
 from effkit.models.decoding import Decoder, greedy
-from effkit.models.kvcache import Rounded, RoundedLayer, cache_bytes, rounded_cache
+from effkit.models.stored.kvcache import Rounded, RoundedLayer, cache_bytes, rounded_cache
 from effkit.spec.errors import BadInput
 
 PROMPT = list(range(40, 60))

@@ -10,10 +10,10 @@ import torch
 import effkit as ek
 from effkit.models import default
 from effkit.models.checks import weights_hash
-from effkit.models.datasets import read_text
 from effkit.models.default import byte_level_tokenizer, llama_config, read_llama, rescale_, wheel_file
-from effkit.models.grid import grid_bits, grid_note
-from effkit.models.header import read_header
+from effkit.models.files.header import read_header
+from effkit.models.stored.grid import grid_bits, grid_note
+from effkit.models.texts.datasets import read_text
 from effkit.spec.errors import Unavailable
 from effkit.spec.progress import finish
 

@@ -11,7 +11,7 @@ import effkit as ek
 from effkit.models.execution import native
 from effkit.models.execution.engines import DEQUANTIZE, Work, choose, engines
 from effkit.models.ledger import ledger_of
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 from effkit.spec.errors import Unavailable
 
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ from effkit.models.exporters.blocks import block_type, blocks
 from effkit.models.exporters.compressed_tensors import words
 from effkit.models.exporters.gguf import frequency_factors
 from effkit.models.exporters.parts import numbers
-from effkit.models.exporting import check_path, exporter
-from effkit.models.folder import quiet
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.files.exporting import check_path, exporter
+from effkit.models.files.folder import quiet
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 from effkit.spec.errors import BadInput
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 4, 120, 58]])

@@ -13,9 +13,9 @@ from tokenizers import pre_tokenizers
 
 import effkit as ek
 from effkit.models.default import read_llama
-from effkit.models.folder import quiet
-from effkit.models.gguf import read_gguf, shed_quantizer_
-from effkit.models.header import read_header
+from effkit.models.files.folder import quiet
+from effkit.models.files.gguf import read_gguf, shed_quantizer_
+from effkit.models.files.header import read_header
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 

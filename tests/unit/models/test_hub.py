@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.models.hub import wanted_files
+from effkit.models.files.hub import wanted_files
 from effkit.spec.errors import BadInput
 
 # loads each [name, revision] and says what came of it

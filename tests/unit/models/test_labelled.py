@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from effkit.models import labelled as module
-from effkit.models.labelled import budget, made, normal, read_labelled, split
+from effkit.models.texts import labelled as module
+from effkit.models.texts.labelled import budget, made, normal, read_labelled, split
 from effkit.spec.errors import BadInput, Unavailable
 
 ROWS = [("the pump leaks", "fault"), ("all is well", "fine"), ("a belt, worn", "fault"), ("no finding", "fine")]
@@ -249,7 +249,7 @@ def test_the_card_is_plain_and_its_page_is_escaped():
 
 def test_a_plug_in_brings_a_set(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text(
-        "from effkit.models.labelled import made\n"
+        "from effkit.models.texts.labelled import made\n"
         "def read():\n    return made('theirs', [('a', 'x', None), ('b', 'y', None)], source='them')\n"
     )
     info = tmp_path / "theirs-1.0.dist-info"

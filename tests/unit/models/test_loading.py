@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import effkit as ek
-from effkit.models.folder import quiet
+from effkit.models.files.folder import quiet
 from effkit.models.model import wrap
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 4, 120, 58]])

@@ -10,7 +10,7 @@ import torch
 
 import effkit as ek
 from effkit.models.execution.table import Executed, Execution
-from effkit.models.labelled import LabelledSet
+from effkit.models.texts.labelled import LabelledSet
 from effkit.spec.errors import BadInput
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 4, 120, 58]])

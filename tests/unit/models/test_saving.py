@@ -97,7 +97,7 @@ def test_a_saved_quantized_model_computes_in_another_dtype(tiny_llama, tmp_path)
 def test_transformers_alone_reads_a_saved_base(tiny_llama, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from effkit.models.folder import quiet
+    from effkit.models.files.folder import quiet
 
     tiny_llama.save(tmp_path / "saved")
     with quiet():
@@ -187,7 +187,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tiny_llama, smal
 
 
 def test_a_disk_that_fills_up_while_saving_leaves_nothing(tiny_llama, small_disk, monkeypatch):
-    from effkit.models import saving
+    from effkit.models.files import saving
 
     monkeypatch.setattr(saving, "TOKENIZER_ROOM", -10_000_000)  # as if the space had vanished after it was looked for
     tiny_llama.save(small_disk / "saved")

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from effkit.models.labelled import budget, normal, read_labelled, split
-from effkit.models.near import _shingles, near_copies, similarity
+from effkit.models.texts.labelled import budget, normal, read_labelled, split
+from effkit.models.texts.near import _shingles, near_copies, similarity
 from effkit.spec.errors import Unavailable
 
 

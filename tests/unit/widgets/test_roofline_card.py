@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from effkit.hardware.configs import architecture
-from effkit.hardware.roofline import roofline
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.roofline import roofline
 from effkit.spec.errors import BadInput
 from effkit_widgets import Roofline
 

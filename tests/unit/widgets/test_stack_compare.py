@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from effkit.hardware.catalogue import accelerators
-from effkit.hardware.configs import architecture
-from effkit.hardware.stacks import compare_stacks
+from effkit.hardware.projected.catalogue import accelerators
+from effkit.hardware.projected.configs import architecture
+from effkit.hardware.projected.stacks import compare_stacks
 from effkit.spec.errors import BadInput
 from effkit_widgets import StackCompare
 from effkit_widgets._projected import _rounded

@@ -1,5 +1,5 @@
 // What prices alone decide, where no kernel is asked: every figure in $ is proportional to a price an hour, and to 1 / the share of
-// time busy. The twin of effkit/hardware/price.py and of the words of stacks.py; a test compares them.
+// time busy. The twin of effkit/hardware/projected/price.py and of the words of stacks.py; a test compares them.
 Object.assign(STRINGS, {
   noPriceOf: { en: "No price of {device} is known: {even}." }, costUnknown: { en: "Prices cannot be compared." }, costUnclear: { en: "At these prices the data cannot tell which query is cheaper ({even})." },
   costShare: { en: "A query costs {share}% on {cheap} of what it costs on {dear} ({even})." }, evenUnknown: { en: "no break-even price is known" }, evenBelow: { en: "{device} is the cheaper one below {price}{range} an hour" },

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from effkit.models.datasets import Text, read_text, windows
 from effkit.models.model import Model
+from effkit.models.texts.datasets import Text, read_text, windows
 from effkit.spec.recipe import Prune, Student
 
 WINDOWS = 4  # of a causal language model

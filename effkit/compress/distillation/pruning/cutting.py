@@ -15,12 +15,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
+from effkit.models.files.saving import rebuilt
 from effkit.models.layers import layer_list
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
-from effkit.models.saving import rebuilt
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput
 
 Axes = Mapping[str, tuple[str, ...]]

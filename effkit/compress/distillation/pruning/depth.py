@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput

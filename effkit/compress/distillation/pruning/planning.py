@@ -15,7 +15,7 @@ from effkit.models.layers import layer_list
 from effkit.models.ledger import Entry, category_of
 from effkit.models.mean_bert import MeanBertForSequenceClassification
 from effkit.models.model import Model
-from effkit.models.storage import is_replaced
+from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Work, finish

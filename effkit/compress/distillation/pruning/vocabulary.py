@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from tokenizers import pre_tokenizers
 
-from effkit.models.folder import read_tokenizer
+from effkit.models.files.folder import read_tokenizer
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from effkit.hardware.memory import guard
+from effkit.hardware.attached.memory import guard
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effkit.models.bnb import BLOCKS, BnbLinear4bit, BnbLinear8bit, bitsandbytes
+from effkit.models.stored.bnb import BLOCKS, BnbLinear4bit, BnbLinear8bit, bitsandbytes
 from effkit.spec.errors import BadInput, EffkitError, Unavailable
 
 from ..rounding import relative_error
 
 if TYPE_CHECKING:
-    from effkit.hardware.device import Device
+    from effkit.hardware.attached.device import Device
     from effkit.spec.recipe import Quantize
 
 

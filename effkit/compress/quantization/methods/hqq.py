@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effkit.models.packed import PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedLinear, PackedWeight
 from effkit.spec.errors import BadInput
 
 from ..rounding import Rounded, asymmetric_grid, scale_type

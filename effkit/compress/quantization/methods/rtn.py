@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from effkit.models.packed import PackedEmbedding, PackedLinear, PackedWeight
+from effkit.models.stored.packed import PackedEmbedding, PackedLinear, PackedWeight
 from effkit.spec.errors import BadInput
 from effkit.spec.recipe import BITS
 
 from ..rounding import round_to_nearest, scale_type
 
 if TYPE_CHECKING:
-    from effkit.hardware.device import Device
+    from effkit.hardware.attached.device import Device
     from effkit.spec.recipe import Quantize
 
 CHUNK = 1 << 22  # weights rounded at once: keeps temporaries below 100 MB

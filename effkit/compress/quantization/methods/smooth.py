@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effkit.models.int8 import Int8Linear
+from effkit.models.stored.int8 import Int8Linear
 from effkit.spec.errors import BadInput
 
 from ..folding import factors, fold_layer_, pairs
@@ -22,7 +22,7 @@ from ..planning import as_matrix
 from ..streaming import Stream, looked_at
 
 if TYPE_CHECKING:
-    from effkit.hardware.device import Device
+    from effkit.hardware.attached.device import Device
     from effkit.spec.recipe import Quantize
 
 EXPONENT = 0.5

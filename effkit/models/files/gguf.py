@@ -12,7 +12,7 @@ import torch
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Work
 
-from .building import BUILDING
+from ..building import BUILDING
 from .header import read_header
 
 

@@ -109,7 +109,7 @@ class LabelledSet:
         return f"LabelledSet({self.name!r}, {len(self)} rows, {len(self.classes)} classes)"
 
     def _repr_html_(self) -> str:
-        from .card import table
+        from ..card import table
 
         card = self.card()
         balance = ", ".join(f"{name} {count}" for name, count in sorted(card["balance"].items(), key=lambda item: -item[1]))

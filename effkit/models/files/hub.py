@@ -13,7 +13,7 @@ from effkit.spec.errors import BadInput, CannotWrite, Unavailable, choice
 from effkit.spec.files import writing
 from effkit.spec.progress import Progress, Work
 
-from .default import BUILT_IN
+from ..default import BUILT_IN
 
 WANTED = (
     "config.json", "generation_config.json", "effkit.json", "README.md", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json",

@@ -20,7 +20,7 @@ from effkit.spec.plugins import imported, table
 from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.sharing import shareable
 
-from .model import Model
+from ..model import Model
 
 FORMATS = {
     "compressed-tensors": "effkit.models.exporters.compressed_tensors:COMPRESSED_TENSORS",

@@ -19,10 +19,10 @@ from effkit.spec.errors import BadInput, bytes_text
 from effkit.spec.files import parsed
 from effkit.spec.progress import Progress, Work
 
-from .building import BUILDING
+from ..building import BUILDING
+from ..mean_bert import OWN
+from ..model import Model
 from .gguf import read_gguf
-from .mean_bert import OWN
-from .model import Model
 from .saving import MANIFEST, read_manifest, rebuilt
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

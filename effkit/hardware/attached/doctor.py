@@ -25,7 +25,7 @@ from effkit.spec.errors import bytes_text
 from effkit.spec.files import free_bytes
 from effkit.spec.places import cache_folder, data_folder
 
-from . import preflight
+from .. import preflight
 from .environment import environment, version
 
 OLDEST_PYTHON = (3, 11)

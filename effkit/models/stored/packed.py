@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .execution.engines import Choice, Prepared, Work, choose, prepared, stamp_of
+from ..execution.engines import Choice, Prepared, Work, choose, prepared, stamp_of
 
 SLICE = 1 << 20  # weights dequantized at once on a CPU: 4 MB of float32 stay in its cache, and never become fresh pages
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}

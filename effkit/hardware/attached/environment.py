@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import preflight
+from .. import preflight
 
 PACKAGES = ("torch", "torch_npu", "transformers", "bitsandbytes", "safetensors", "numpy", "ipykernel", "jupyterlab", "anywidget")
 

@@ -23,11 +23,11 @@ from effkit.spec.recipe import Recipe, validated
 from effkit.spec.record import Checkpoint
 from effkit.spec.sharing import shareable
 
-from .building import BUILDING
-from .checks import owners
-from .model import Model
+from ..building import BUILDING
+from ..checks import owners
+from ..model import Model
+from ..stored.storage import build, is_replaced
 from .stamp import write_tensors
-from .storage import build, is_replaced
 
 VERSION = 1
 MANIFEST = "effkit.json"

@@ -15,11 +15,11 @@ from effkit.spec.errors import choice
 from effkit.spec.plugins import imported, table
 
 KINDS = {
-    "packed-linear": "effkit.models.packed:PackedLinear",
-    "packed-embedding": "effkit.models.packed:PackedEmbedding",
-    "int8-linear": "effkit.models.int8:Int8Linear",
-    "bnb-4bit": "effkit.models.bnb:BnbLinear4bit",
-    "bnb-int8": "effkit.models.bnb:BnbLinear8bit",
+    "packed-linear": "effkit.models.stored.packed:PackedLinear",
+    "packed-embedding": "effkit.models.stored.packed:PackedEmbedding",
+    "int8-linear": "effkit.models.stored.int8:Int8Linear",
+    "bnb-4bit": "effkit.models.stored.bnb:BnbLinear4bit",
+    "bnb-int8": "effkit.models.stored.bnb:BnbLinear8bit",
 }
 
 
