@@ -300,8 +300,59 @@ def test_the_last_line_of_a_file_without_a_single_row_to_score_is_whole(tmp_path
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["rows"], last["excluded"], last["excluded_because"]) == (0, 1, {"unknown model": 1})
-    for part in (last, last["dense_single_device"], last["dense"], last["moe"]):
+    for part in (last, last["dense_single_device"], last["dense"], last["moe"], last["abacus"]):
         assert [part[key] for key in ("tpot_median_ape", "tpot_mape", "ttft_median_ape", "ttft_mape")] == [None] * 4
+        assert part["excluded"] == (part is last or part is last["abacus"])
+
+
+def test_each_part_of_the_last_line_counts_what_it_leaves_out(tmp_path):
+    good = "vllm,1,Qwen/Qwen3-8B,h200_sxm,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5"
+    path = told(
+        tmp_path,
+        f"good_c8_,{good}",
+        f"waited_c8_,{good.replace(',123,', ',9000,')}",
+        f"no_prompt_c8_,{good.replace(',1024,', ',,')}",
+        f"no_length_c8_,{good.replace(',512,', ',,')}",
+        f"apart_c8_,{good.replace(',agg,', ',disagg,')}",
+        "experts_c8_,vllm,1,Qwen/Qwen3-30B-A3B,h20,bf16,agg,1024,512,,,8,1,1,1,1,1,90000,7.5",
+        f"other_c8_,{good.replace('Qwen3-8B', 'Qwen9-8B')}",
+    )
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "projection.py"), str(path), "--rows"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["excluded_because"] == {"queueing": 2, "missing value": 2, "disagg": 1, "unknown model": 1}
+    counts = {name: (last[name]["rows"], last[name]["excluded"]) for name in ("dense", "dense_single_device", "moe", "h200_sxm", "h20")}
+    assert counts == {"dense": (1, 4), "dense_single_device": (1, 3), "moe": (0, 1), "h200_sxm": (1, 5), "h20": (0, 1)}
+    assert "no_prompt_c8_\tleft out: missing value" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "rows.csv has no column 'model_path', 'system', 'isl'"),
+        (COLUMNS.replace("isl,", "").encode(), "rows.csv has no column 'isl'. Allowed"),
+        (COLUMNS.encode() + b"\n\xff\xfe,vllm", "cannot be read ("),
+        (None, "cannot be read ("),
+    ],
+)
+def test_a_file_that_cannot_be_scored_says_why_in_a_line(tmp_path, content, said):
+    path = tmp_path / "rows.csv"
+    if content is not None:
+        path.write_bytes(content)
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "projection.py"), str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_row_that_breaks_in_a_way_of_its_own_is_named(benchmarks, tmp_path):
+    from served_rows import read_rows
+
+    huge = f"x_c8_,vllm,1,Qwen/Qwen3-8B,h200_sxm,bf16,agg,1024,512,,,{'9' * 308},1,1,100,1,1,123,7.5"
+    with pytest.raises(BadInput, match=r"line 2 of rows\.csv \(x_c8_\) cannot be read: OverflowError"):
+        read_rows(told(tmp_path, huge), None)
 
 
 def test_time_is_a_function_of_demand_alone_also_for_arrays():
