@@ -16,6 +16,7 @@ from effkit.hardware.projected.catalogue import accelerator
 from effkit.hardware.projected.configs import architecture
 from effkit.hardware.projected.efficiencies import constants, efficiencies
 from effkit.hardware.projected.projection import first_token, plausible, prefill_time, project, step_parts
+from effkit.hardware.projected.roofline import roofline
 from effkit.hardware.projected.serving import Demand, Setting, demand, memory_needed
 from effkit.spec.errors import BadInput
 
@@ -152,6 +153,30 @@ def test_plausible_says_no_hardly_and_yes():
         2.039e12 / (2 * (6_738_415_616 - 32000 * 4096)), rel=1e-3
     )
     assert "arithmetic" in plausible(1e6, model=LLAMA_2_7B, on="a100-sxm-80gb", batch=4096).sentence
+
+
+def test_thirty_two_bits_are_twice_sixteen():
+    """Weights, head and cached keys all take four bytes, and products run as TF32, at half the rate."""
+    half, full = (project(LLAMA_3_8B, on="a100-sxm-80gb", format=format, prompt=2048, batch=4) for format in ("bf16", "fp32"))
+    assert full.memory == pytest.approx(2 * half.memory)
+    one, two = (demand(architecture(LLAMA_3_8B), accelerator("a100-sxm-80gb"), Setting(format, batch=4)) for format in ("bf16", "fp32"))
+    for field in (
+        "weights",
+        "head",
+        "cache",
+        "weight_flops",
+        "head_flops",
+        "core_flops",
+        "prefill_flops",
+        "prefill_core",
+        "prefill_weights",
+    ):
+        assert getattr(two, field) == pytest.approx(2 * getattr(one, field)), field
+    roofs = [roofline(LLAMA_3_8B, "a100-sxm-80gb", format=format, batch=4) for format in ("bf16", "fp32")]
+    assert roofs[0].matrix_rate == 2 * roofs[1].matrix_rate
+    for before, after in zip(roofs[0].points, roofs[1].points, strict=True):
+        assert after.bytes == pytest.approx(2 * before.bytes)
+        assert after.rate < roofs[1].ceiling(after.intensity)
 
 
 def test_memory_says_what_does_not_fit():
