@@ -155,6 +155,19 @@ def test_plausible_says_no_hardly_and_yes():
     assert "arithmetic" in plausible(1e6, model=LLAMA_2_7B, on="a100-sxm-80gb", batch=4096).sentence
 
 
+def test_the_bound_counts_the_fewest_experts_that_a_batch_can_need():
+    """All sequences may choose the same experts; that they choose at random is what projections assume, not what must be."""
+    alone, many = (plausible(1, model="gpt-oss-120b", on="b200", format="mxfp4", batch=batch) for batch in (1, 64))
+    asked = demand(architecture("gpt-oss-120b"), accelerator("b200"), Setting("mxfp4", 0, 1, 64))
+    assert 64 / (asked.weights + asked.head + asked.experts) < 63 * alone.bound < many.bound < 64 * alone.bound
+    for format in ("nvfp4", "fp8"):
+        for model in ("deepseek-v3", "kimi-k2", "qwen3-235b-a22b"):
+            for batch in (1, 4, 16, 64):
+                bound = plausible(1, model=model, on="b200", format=format, batch=batch, tensor_parallel=8).bound
+                found = project(model, on="b200", format=format, batch=batch, tensor_parallel=8, prompt=1, new_tokens=128)
+                assert found.throughput.value < bound
+
+
 def test_thirty_two_bits_are_twice_sixteen():
     """Weights, head and cached keys all take four bytes, and products run as TF32, at half the rate."""
     half, full = (project(LLAMA_3_8B, on="a100-sxm-80gb", format=format, prompt=2048, batch=4) for format in ("bf16", "fp32"))
