@@ -201,7 +201,11 @@ def _row(told: dict[str, str], known: dict[str, Path], shapes: dict) -> Row | Le
 
 
 def _format(told: dict[str, str], shape: Architecture, blocks: bool) -> str | None:
-    """What weights are rounded to: of the products where the file says it, else what the row calls its precision."""
+    """What weights are rounded to: of the products where the file says it, else what the row calls its precision. Where only experts
+    are rounded, their format: of such releases the shape says what is left whole."""
+    experts = FORMATS.get(told.get("moe_quant_mode", "").lower(), "bf16") if shape.moe else "bf16"
+    if experts != "bf16" and FORMATS.get(told.get("gemm_quant_mode", "").lower()) == "bf16":
+        return experts
     named = [word for word in (told.get(column, "").lower() for column in ("gemm_quant_mode", "precision")) if word]
     format = next((FORMATS[word] for word in named if word in FORMATS), None if named else "bf16")
     if shape.family == "gpt_oss" and format not in ("bf16", None):

@@ -332,6 +332,22 @@ def test_rows_of_devices_models_formats_and_runtimes_that_no_fit_has_seen_are_re
     assert [(r.shape.family, r.device.name, r.setting.format, r.backend) for r in found] == list(cases.values())
 
 
+def test_where_only_experts_are_rounded_the_row_has_their_format(benchmarks, tmp_path):
+    from served_rows import read_rows
+
+    cases = [
+        ("openai/gpt-oss-120b", "bfloat16", "w4a16_mxfp4", "mxfp4"),
+        ("moonshotai/Kimi-K2.5", "float16", "int4_wo", "int4_g32"),
+        ("Qwen/Qwen3-30B-A3B", "bfloat16", "bfloat16", "bf16"),
+        ("Qwen/Qwen3-30B-A3B", "fp8", "bfloat16", "fp8"),
+        ("Qwen/Qwen3-32B", "bfloat16", "nvfp4", "bf16"),  # a dense model has no experts, whatever the column says
+    ]
+    rows = [f"x_c4_,vllm,1,{model},h200_sxm,,,256,128,{gemm},{moe},4,8,,,,,100,9" for model, gemm, moe, _ in cases]
+    found, left_out = read_rows(told(tmp_path, *rows), None)
+    assert not left_out
+    assert [row.setting.format for row in found] == [format for *_, format in cases]
+
+
 def test_the_last_line_of_a_file_without_a_single_row_to_score_is_whole(tmp_path):
     path = told(tmp_path, "c_c8_,vllm,1,org/Tiny,abacus,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5")
     done = subprocess.run([sys.executable, str(BENCHMARKS / "projection.py"), str(path)], capture_output=True, text=True, timeout=60)
