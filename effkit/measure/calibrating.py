@@ -69,7 +69,7 @@ def calibrate(
         wanted.insert(0, plain)  # layers are measured beside products of what they compute in
     if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise BadInput(f"seconds is {seconds!r}", "Allowed: a number above 0", "15 gives steady figures")
-    budget = TIMED * seconds / (len(wanted) * sum(len(sizes) ** 2 for *_, sizes in pieces.cases()))
+    budget = TIMED * seconds / (len(wanted) * sum(len(sizes) ** 2 for *_, sizes in pieces.cases(on)))
     begun, total, products = time.perf_counter(), len(wanted) + 2, []
     yield Progress("calibrate", 0, total, "parts", "copies and launches")
     processor = ProcessorTime()
@@ -78,7 +78,7 @@ def calibrate(
     with guard(on, "calibrating"):
         copied, launch = pieces.copies(on, budget), pieces.launch_seconds(on)
     for done, name in enumerate(wanted):
-        for rows, working_set, sizes in pieces.cases():
+        for rows, working_set, sizes in pieces.cases(on):
             yield Progress("calibrate", 1 + done, total, "parts", f"{name}: {rows} {'row' if rows == 1 else 'rows'}")
             with guard(on, "calibrating"):
                 if name in BITS:
@@ -200,9 +200,11 @@ def _layers(on: Device, dtype: torch.dtype, total: int, rate: float) -> Work[tup
         element = torch.empty(0, dtype=dtype).element_size()
         found.append(Layer(weight_bytes=(4 + 3 * MLP) * width * width * element, seconds=layer))
         overheads.append(max(few - DEPTHS[0] * layer, 0.0))
-        cache = max((long - many) / DEPTHS[1] / (2 * width * element * (CONTEXTS[1] - CONTEXTS[0])), 0.0)
         if on.is_cpu:  # where work is queued, starting it hides what so little of it takes
+            cache = max((long - many) / DEPTHS[1] / (2 * width * element * (CONTEXTS[1] - CONTEXTS[0])), 0.0)
             numbers.append(_number_seconds(models, rate))
+    if not on.is_cpu:
+        cache = pieces.cache_seconds(on, dtype, (1, 1, 64, 16) if on.simulated else pieces.CACHE)
     return found, float(np.mean(overheads)), cache, float(np.mean(numbers or [0.0]))
 
 

@@ -95,6 +95,7 @@ def test_a_calibration_is_simulated_and_so_is_a_verdict(base):
     made = ek.calibrate("npu:0", formats=["float32"], dtype="float32", seconds=0.01)
     assert made.simulated
     assert made.overlaps
+    assert made.cache_seconds_per_byte > 0
     assert "simulated" in repr(made)
     assert ek.Calibration.from_json(made.to_json()) == made
     found = ek.bottleneck(base, made, prompt=8, new_tokens=3, repeats=1)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from effkit.spec.calibration import Copy, Product
 
@@ -24,6 +25,10 @@ SIZES_OF_MANY = (256, 1024)  # of those of many rows, which take longer and vary
 SETS = (16 << 20, 128 << 20)  # bytes of weights that take turns: within the last cache of most processors, and beyond it
 COPIES = (1 << 16, 1 << 20, 1 << 24, 1 << 27)
 MANY_ROWS = (8, 64, 256)
+# An accelerator does what is much for a processor within the time that it takes to start: only larger work shows its rates.
+LARGE_SETS, LARGE_ROWS = (16 << 20, 1 << 30), (*MANY_ROWS, 4096)
+MOST_WEIGHTS = 1024  # of one shape that take turns
+CACHE = (32, 8, 2048, 64)  # sequences, key-value heads, tokens, width: 128 MiB of keys and values in 16 bits
 SPAN_SECONDS = 0.002  # one span: the clock's own time does not matter in it
 CASE_SECONDS = 0.05  # for each product or copy, where nothing else is asked for
 QUIET = 0.25  # the quantile over spans that counts as undisturbed
@@ -72,10 +77,28 @@ def noise(on: Device, dtype: torch.dtype, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=make, device=on.torch).to(dtype)
 
 
-def cases() -> Iterator[tuple[int, int, tuple[int, ...]]]:
+def cases(on: Device) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """(rows, working set, sizes of inputs and outputs) of the products that are timed for each format."""
-    yield from ((1, working_set, SIZES) for working_set in SETS)
-    yield from ((rows, SETS[-1], SIZES_OF_MANY) for rows in MANY_ROWS)
+    large = not (on.is_cpu or on.simulated)
+    sets = LARGE_SETS if large else SETS
+    yield from ((1, working_set, SIZES) for working_set in sets)
+    yield from ((rows, sets[-1], SIZES if large else SIZES_OF_MANY) for rows in (LARGE_ROWS if large else MANY_ROWS))
+
+
+def cache_seconds(on: Device, dtype: torch.dtype, shape: tuple[int, int, int, int] = CACHE) -> float:
+    """Seconds a byte of keys and values that grow by a token and are attended to, as eager decoding does it.
+
+    By itself, and much of it at once: within a small model's step the starting of kernels would hide it on an accelerator.
+    """
+    sequences, heads, _, width = shape
+    keys, values = (noise(on, dtype, *shape) for _ in range(2))
+    new = noise(on, dtype, sequences, heads, 1, width)
+
+    def step() -> torch.Tensor:
+        return scaled_dot_product_attention(new, torch.cat([keys, new], dim=2), torch.cat([values, new], dim=2))
+
+    with torch.inference_mode():
+        return seconds_each(Clock(on), [step]) / (2 * keys.numel() * keys.element_size())
 
 
 def dense_products(
@@ -89,7 +112,7 @@ def dense_products(
     buffer.copy_(noise(on, dtype, 1 << 16).repeat(len(buffer) // (1 << 16) + 1)[: len(buffer)].mul_(0.02))
     for inputs, outputs in itertools.product(sizes, sizes):
         x = noise(on, dtype, 1, rows, inputs)
-        count = max(2, working_set // (inputs * outputs * element))
+        count = max(2, min(working_set // (inputs * outputs * element), MOST_WEIGHTS))
         layers = [_linear(buffer, i * inputs * outputs, inputs, outputs) for i in range(count)]
         with torch.inference_mode():
             seconds = seconds_each(clock, [lambda layer=layer, x=x: layer(x) for layer in layers], budget)

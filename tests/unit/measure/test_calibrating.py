@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 import effkit as ek
+from effkit.hardware.attached import calibration as pieces
+from effkit.hardware.attached.device import Device
 from effkit.hardware.projected.attached import first_token
 from effkit.hardware.projected.configs import architecture
 from effkit.hardware.projected.serving import Setting
@@ -97,6 +100,24 @@ def test_interpolation_at_and_beyond_the_ends():
     assert along([1, 100], 200, value) == 2000
     assert along([1, 100], 200, value, beyond=0.0) == 1000
     assert along([100], 3, value) == 1000
+
+
+def test_an_accelerator_gets_work_that_is_large_beside_what_starting_it_takes():
+    """What one core multiplies in a second an accelerator has done before its host asks for more: small products would show the host."""
+    cpu, gpu = ek.device("cpu"), Device("cuda", 0, "NVIDIA H200", 1 << 37, ("bfloat16",), "events")
+    most = {on: max(rows * max(sizes) ** 2 for rows, _, sizes in pieces.cases(on)) for on in (cpu, gpu)}
+    assert 2 * most[gpu] > 1e11  # operations: a tenth of a millisecond at 1 PFLOP/s
+    assert 2 * most[cpu] < 1e9
+    assert max(size for _, size, _ in pieces.cases(gpu)) > 8 * 50e6  # beyond the 50 MB of an H100's last cache, and of its followers
+    assert list(pieces.cases(dataclasses.replace(gpu, simulated=True))) == list(pieces.cases(cpu))
+
+
+def test_the_cache_is_timed_by_itself_and_by_the_byte():
+    cpu = ek.device("cpu")
+    small, large = (pieces.cache_seconds(cpu, torch.float32, (sequences, 2, 512, 64)) for sequences in (4, 16))
+    copied = max(copy.rate for copy in pieces.copies(cpu, 0.01))
+    assert 0.3 / copied < large < 1e-7  # read and lengthened: not faster than the fastest copy of as many bytes
+    assert 1 / 4 < large / small < 4
 
 
 def test_an_unknown_format_is_refused():
