@@ -144,7 +144,7 @@ class Profile(Noun):
     prefill, decode: tokens per second over the whole batch
     warmup: repeats that were run first and discarded; warmup_how: how many that should be was asked for or found
     first_token_times, output_token_times: ms, one value a repeat (of the output tokens: their mean); batch requests share each
-    energy: over the measured repeats; isolated: measured in a process of its own
+    energy: over the measured repeats, and those found to be warm-up afterwards; isolated: measured in a process of its own
     architecture: the model's shape, so that `ek.project` takes the profile elsewhere; None where it is not known
     speed_ratio: decode throughput over the base's, both run in turns (a classifier: answers a second); unavailable without a base
     timed_on: id of the record whose model was timed, where `ek.explore` took over what it found for another model of the same

@@ -8,9 +8,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    import torch
-
-    import effkit.hardware.preflight  # noqa: F401 - before torch
+    import torch  # after effkit.hardware.preflight, which tests/conftest.py imports
 
     if not torch.cuda.is_available():
         for item in (item for item in items if item.path.is_relative_to(Path(__file__).parent)):  # it is given those of other folders too

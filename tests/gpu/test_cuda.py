@@ -16,7 +16,7 @@ import effkit as ek
 from effkit.hardware.attached.clock import Clock
 from effkit.hardware.attached.doctor import examine
 from effkit.hardware.attached.memory import PeakMemory, guard
-from effkit.spec.errors import OutOfMemory, Unavailable
+from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
 
 TEXT = " ".join(f"The pump was opened {n} times before its seal gave way and the crew wrote down why." for n in range(60))
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -139,6 +139,52 @@ def test_profiling_is_timed_and_counted_by_the_gpu(base):
     assert profile.time_per_output_token.value > 0
     assert profile.memory.allocated is not None
     assert profile.memory.allocated >= base.stored_bytes
+
+
+def test_a_compiled_profile_is_compiled_and_keeps_a_cache_of_fixed_size(base):
+    """Two in one process, of other sizes: neither falls back, and a step that is started as one graph is not the slower one."""
+    for prompt in (16, 32):
+        found = ek.profile(base, prompt=prompt, new_tokens=16, repeats=3, warmup=1, compiled=True)
+        assert found.decoding.note == ""
+        assert (found.decoding.compiled, found.decoding.cache) == (True, "static")
+        plain = ek.profile(base, prompt=prompt, new_tokens=16, repeats=3, warmup=1)
+        assert found.output_token_percentiles["p50"] < plain.output_token_percentiles["p50"]
+
+
+def test_time_by_module_is_the_gpus(base):
+    found = ek.breakdown(base, prompt=16, repeats=3)
+    assert (found.timing, found.device_type) == ("device events", "cuda")
+    assert sum(part.own_ms for part in found.root.walk()) == pytest.approx(found.root.total_ms)
+    assert all(part.total_ms > 0 for part in found.root.walk() if part.calls)
+
+
+def test_a_calibration_gives_the_gpus_rates_and_a_verdict(base):
+    """No figure is compared with a data sheet, but a copy cannot beat the memory, nor a product what is published for it."""
+    made = ek.calibrate("cuda", formats=["bfloat16", "float32"], dtype="float32", seconds=3)
+    assert made.overlaps
+    assert made.timing == "device events"
+    assert 0 < made.cache_seconds_per_byte < 1e-9
+    assert made.matrix_rate("bfloat16") > made.matrix_rate("float32")
+    try:
+        sheet = ek.accelerator(torch.cuda.get_device_name(0))
+    except BadInput:
+        sheet = None
+    if sheet is not None:
+        assert 0.4 * sheet.bandwidth < made.copy_rate < 1.05 * sheet.bandwidth
+        assert 0.2 * sheet.rates["bf16"] < made.matrix_rate("bfloat16") < 1.05 * sheet.rates["bf16"]
+    found = ek.bottleneck(base, made, prompt=16, new_tokens=4, repeats=2)
+    assert found.verdict == "launch overhead"  # layers of 64 numbers are nothing to a GPU
+    assert not found.figures.simulated
+
+
+def test_energy_is_metered_or_its_absence_explained(base):
+    found = ek.profile(base, prompt=16, new_tokens=32, repeats=5, warmup=1).energy
+    assert [reading.source for reading in found.device] == ["nvml"]
+    if found.machine.value is None:
+        assert found.why_not()
+    else:
+        assert found.machine.how in ("counter", "sampled")
+        assert 1 < found.watts.value < 2000
 
 
 def test_doctor_finds_that_it_works():
