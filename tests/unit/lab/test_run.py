@@ -219,15 +219,19 @@ def test_failed_work_lets_go_of_its_memory():
 
 
 class Late(set):
-    """What a worker's thread leaves last of all, left late."""
+    """What a worker's thread leaves last of all, left once `looked` is set."""
+
+    def __init__(self):
+        self.looked = threading.Event()
 
     def discard(self, worker):
-        time.sleep(0.2)
+        self.looked.wait(60)
         super().discard(worker)
 
 
-def test_arguments_and_snapshots_are_let_go_at_the_end(monkeypatch):
-    monkeypatch.setattr("effkit.lab.runs.worker._working", Late())
+def test_arguments_and_snapshots_are_let_go_before_all_is_said_to_be_saved(monkeypatch):
+    working = Late()
+    monkeypatch.setattr("effkit.lab.runs.worker._working", working)
     weights = torch.zeros(3, 8)
     gone = weakref.ref(weights)
     run = ek.start(toys.train, steps=3, weights=weights)
@@ -235,7 +239,9 @@ def test_arguments_and_snapshots_are_let_go_at_the_end(monkeypatch):
     assert run.saved.wait(120)
     del weights
     gc.collect()
-    assert gone() is None
+    there = gone()
+    working.looked.set()
+    assert there is None
     assert run.progress.snapshot is None
 
 
