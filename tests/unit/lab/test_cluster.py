@@ -74,7 +74,7 @@ def test_a_killed_worker_costs_its_trial_which_is_tried_again(tiny_llama, tmp_pa
 
 def test_a_client_is_used_and_left_open_and_only_workers_with_the_device_are_used(tiny_llama, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    from effkit.lab import cluster
+    from effkit.lab.searching import cluster
 
     monkeypatch.setattr(cluster, "RESOURCES", {"cpu": "NPU"})  # as if the base were on one
     with (
