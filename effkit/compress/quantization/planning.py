@@ -21,6 +21,8 @@ from .registry import Method, method
 if TYPE_CHECKING:
     from effkit.hardware.attached.device import Device
 
+PRODUCTS = ("FalconLinear",)  # classes with a forward of their own that is a linear layer's all the same
+
 
 @dataclass(frozen=True)
 class _Stored:
@@ -63,6 +65,24 @@ def as_matrix(module: nn.Module) -> torch.Tensor:
     """The weight as [out_features, in_features]; GPT-2's Conv1D stores its transpose."""
     weight: torch.Tensor = module.weight.detach()  # type: ignore[assignment, operator]
     return weight.t() if isinstance(module, Conv1D) else weight
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it computes x W' + b and nothing else: a router that is made of nn.Linear also chooses experts."""
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward or type(module).__name__ in PRODUCTS
+    return isinstance(module, Conv1D)
+
+
+def is_table(module: nn.Module) -> bool:
+    """Whether it looks rows up, and at most multiplies them by one number."""
+    return isinstance(module, nn.Embedding) and (type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale"))
+
+
+def scale_of(table: nn.Module) -> float:
+    """The number by which a table multiplies what it looks up, in its own type as Gemma does; 1 for nn.Embedding itself."""
+    scale: torch.Tensor | float = getattr(table, "embed_scale", 1.0)  # type: ignore[assignment]
+    return float(scale.to(table.weight.dtype) if isinstance(scale, torch.Tensor) else scale)  # type: ignore[arg-type, union-attr]
 
 
 def bias_of(module: nn.Module) -> torch.Tensor | None:
@@ -115,10 +135,11 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
     vocabulary = s.name in (embedding_name(model), head_name(model))
     if isinstance(s.module, nn.Embedding) and not vocabulary:
         return keep.model_copy(update={"reason": "a small table of positions or types"})
-    if not vocabulary and not isinstance(s.module, nn.Linear | Conv1D):
+    if not (is_linear(s.module) or (vocabulary and is_table(s.module))):
+        what = "lookup" if vocabulary else "linear layer"
         matrix = len(s.shape) > 1
         return keep.model_copy(
-            update={"reason": f"{type(s.module).__name__} is no linear layer" if matrix else "a vector: nothing to gain"}
+            update={"reason": f"{type(s.module).__name__} is no {what}, or does more" if matrix else "a vector: nothing to gain"}
         )
     if not vocabulary and model.task == "sequence-classification" and s.category == "head":
         return keep.model_copy(update={"reason": "the layer that gives the answer: small, kept exact"})

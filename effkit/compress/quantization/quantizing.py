@@ -28,7 +28,7 @@ from .calibration import GENERATED, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
-from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
+from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, scale_of, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
 from .rotation import rotated
 from .rounding import error_by_rows
@@ -190,7 +190,7 @@ def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn
     group = planned.group_size or weight.shape[1]
     bits = int(planned.bits or step.bits)
     if isinstance(original, nn.Embedding):
-        return rounded_embedding(weight, bits, group, weight.dtype, original.padding_idx)
+        return rounded_embedding(weight, bits, group, weight.dtype, original.padding_idx, scale_of(original))
     own = vocabulary_step(step, planned.module) if planned.module == head_name(model) else step_for(step, planned.module)
     return method_of(planned.method).apply(own, weight, bias_of(original), group, weight.dtype)
 

@@ -23,16 +23,57 @@ KINDS = {
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**LLAMA, num_key_value_heads=2, tie_word_embeddings=False)),
     "llama in bfloat16": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, tie_word_embeddings=True)).bfloat16(),
 }
+GEMMA = {**LLAMA, "num_key_value_heads": 2, "head_dim": 24, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
+# classes of their own where others have nn.Linear and nn.Embedding
+OWN = {
+    "gemma3": lambda: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**GEMMA)),
+    "xglm": lambda: transformers.XGLMForCausalLM(
+        transformers.XGLMConfig(**SMALL, d_model=96, ffn_dim=192, num_layers=2, attention_heads=4, scale_embedding=True)
+    ),
+    "falcon": lambda: transformers.FalconForCausalLM(
+        transformers.FalconConfig(vocab_size=259, hidden_size=96, num_hidden_layers=2, num_attention_heads=4)
+    ),
+    "phimoe": lambda: transformers.PhimoeForCausalLM(transformers.PhimoeConfig(**LLAMA, num_key_value_heads=2, num_local_experts=4)),
+}
 TEXT = "The pump began to leak on Monday, so the engineer closed the valve and replaced the seal. " * 12
+
+
+def made(kind: str, tokenizer) -> Model:
+    torch.manual_seed(0)
+    module = {**KINDS, **OWN}[kind]().eval().requires_grad_(False)
+    return Model(module, tokenizer, Checkpoint(source=kind, hash="0" * 64, architecture=type(module).__name__, layers=2, vocabulary=259))
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_classes_of_their_own_still_do_what_they_did(kind, tiny_llama):
+    """Gemma scales what it looks up, a router chooses experts: 8 bits change little, whatever the class of a module does."""
+    base = made(kind, tiny_llama.tokenizer)
+    ids = torch.tensor([base.tokens(TEXT)[:100]])
+    exact = base.logits(ids)
+    small = ek.quantize(base, bits=8)
+    assert float((small.logits(ids) - exact).std() / exact.std()) < 0.05
+    assert small.stored_bytes == small.plans[-1].bytes_after
+    inside = {p.module for p in small.plans[-1].acting() if ".self_attn" in p.module}
+    assert len(inside) == len([n for n, m in base.module.named_modules() if isinstance(m, torch.nn.Linear) and ".self_attn" in n]) > 0
+    assert not any("router" in p.module or p.module.endswith(".gate") for p in small.plans[-1].acting())
+
+
+def test_a_scaled_table_is_saved_tuned_and_weighed_with_its_scale(tiny_llama, tmp_path):
+    base = made("gemma3", tiny_llama.tokenizer)
+    ids = torch.tensor([base.tokens(TEXT)[:100]])
+    small = ek.quantize(base, bits=8, tune="scales", tune_steps=1, calibration=TEXT, window=64)
+    assert "held-out" in small.plans[-1].notes[-1]
+    assert float((small.logits(ids) - base.logits(ids)).std() / base.logits(ids).std()) < 0.05
+    before = float(small.plans[-1].notes[-1].partition("KL ")[2].split()[0].strip("("))
+    assert before < 0.05, "the table was tuned without its scale"
+    again = ek.load(str(small.save(tmp_path / "small")), device="cpu")
+    assert torch.equal(again.logits(ids), small.logits(ids))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_a_budget_to_a_tuned_model(kind, tiny_llama):
-    torch.manual_seed(0)
-    module = KINDS[kind]().eval().requires_grad_(False)
-    checkpoint = Checkpoint(source=kind, hash="0" * 64, architecture=type(module).__name__, layers=2, vocabulary=259)
-    base = Model(module, tiny_llama.tokenizer, checkpoint)
-    before = {name: t.clone() for name, t in module.state_dict().items()}
+    base = made(kind, tiny_llama.tokenizer)
+    before = {name: t.clone() for name, t in base.module.state_dict().items()}
     sensitivity, allocation = ek.best_format(base, TEXT, bytes=int(0.35 * base.stored_bytes), samples=2, window=64)
     assert all(choice.kl > 0 for m in sensitivity.modules for choice in m.choices[:-1]), "a module that no rounding could harm"
     small = ek.quantize(
