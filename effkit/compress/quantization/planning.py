@@ -49,7 +49,7 @@ def plan_quantize(model: Model, step: Quantize, device: Device | None = None) ->
     if why := chosen.why_not(device):
         raise Unavailable(f"method {step.method!r} cannot run on {device}", why, "Choose another method or device")
     stored = _inventory(model)
-    _check_names(step, [s.name for s in stored])
+    _check_names(step, [s.name for s in stored], tied_head(model), embedding_name(model))
     plans = tuple(_plan_module(model, step, chosen, s) for s in stored)
     if not any(p.action == "quantize" for p in plans):
         reasons = sorted({p.reason for p in plans if p.reason})
@@ -172,18 +172,24 @@ def step_for(step: Quantize, module: str) -> Quantize:
     return step if bits == step.bits else step.model_copy(update={"bits": bits})
 
 
-def _check_names(step: Quantize, names: list[str]) -> None:
+def _check_names(step: Quantize, names: list[str], tied: str | None, table: str) -> None:
+    """tied: the name of a head that shares the weight of `table`, under whose name alone it can be chosen."""
+    such = ", ".join(map(repr, names[1:4]))
+    shared = (f"Allowed: {table!r}, whose weight the head shares", "What is chosen for it holds for both")
     unknown = sorted(set(step.module_bits) - set(names))
     if unknown:
         raise BadInput(
-            f"module_bits names {unknown[0]!r}", f"Allowed: the modules of the model, such as {', '.join(map(repr, names[1:4]))}"
+            f"module_bits names {unknown[0]!r}", *(shared if unknown[0] == tied else (f"Allowed: the modules of the model, such as {such}",))
         )
     for part in step.skip:
-        if not any(part in name for name in names):
-            raise BadInput(
-                f"skip names {part!r}, which no module's name holds",
-                "Allowed: a module's name or a part of it, such as " + ", ".join(repr(n) for n in names[1:4]),
-            )
+        if part and any(part in name for name in names):
+            continue
+        if part and tied and part in tied:
+            raise BadInput(f"skip names {part!r}, which is not stored by itself", *shared)
+        raise BadInput(
+            f"skip names {part!r}, which no module's name holds" if part else "skip names '', which stands in every name",
+            f"Allowed: a module's name or a part of it, such as {such}",
+        )
 
 
 def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: Device) -> tuple[str, ...]:

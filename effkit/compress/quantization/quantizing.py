@@ -45,7 +45,7 @@ def quantize(
     symmetric: bool = False,
     embedding_bits: int | None = 8,
     module_bits: Mapping[str, int] | None = None,
-    skip: tuple[str, ...] = (),
+    skip: str | tuple[str, ...] = (),
     calibration: Any = None,
     samples: int = 64,
     window: int = 256,
@@ -76,7 +76,7 @@ def quantize(
     """
     named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
-    given |= {"module_bits": dict(module_bits or {}), "skip": tuple(skip), "calibration": named, "samples": samples, "window": window}
+    given |= {"module_bits": dict(module_bits or {}), "skip": skip, "calibration": named, "samples": samples, "window": window}
     given |= {"rotate": rotate, "learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
     step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, calibration, seed, resume))

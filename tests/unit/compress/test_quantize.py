@@ -61,6 +61,13 @@ def test_every_module_stands_in_the_plan_once_with_its_reason(tiny_llama):
     assert "left alone" in str(plan)
 
 
+def test_a_single_name_to_skip_is_one_name(tiny_llama):
+    small = ek.quantize(tiny_llama, bits=8, skip="down_proj")
+    assert small.recipe.steps[0].skip == ("down_proj",)
+    assert {m.module.rpartition(".")[2] for m in small.plans[-1].modules if m.reason == "named in skip"} == {"down_proj"}
+    assert ek.Quantize(skip="down_proj") == ek.Quantize(skip=("down_proj",))
+
+
 def test_a_tied_head_shares_the_packed_embedding(tiny_llama):
     small = ek.quantize(tiny_llama, bits=4)
     table, head = small.module.get_input_embeddings(), small.module.get_output_embeddings()
@@ -135,6 +142,9 @@ def test_the_plan_says_how_odd_rows_are_treated(stories15m):
         ({"method": "nf4", "symmetric": True}, r"symmetric is True for nf4. Allowed: False"),
         ({"embedding_bits": 16}, r"embedding_bits is 16. Allowed"),
         ({"skip": ("no_such",)}, r"skip names 'no_such', which no module's name holds. Allowed"),
+        ({"skip": ("",)}, r"skip names '', which stands in every name. Allowed: a module's name or a part of it"),
+        ({"skip": "lm_head"}, r"skip names 'lm_head', which is not stored by itself. Allowed: 'model.embed_tokens', whose weight the head"),
+        ({"module_bits": {"lm_head": 8}}, r"module_bits names 'lm_head'. Allowed: 'model.embed_tokens', whose weight the head shares"),
         ({"skip": ("proj", "embed")}, r"there is nothing to quantize in .*named in skip"),
     ],
     ids=str,
