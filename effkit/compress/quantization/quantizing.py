@@ -120,14 +120,14 @@ def apply_quantize(
         )  # fmt: skip
 
     yield still("planned")
+    for name in todo:
+        _finite(name, as_matrix(model.module.get_submodule(name)))
     if step.rotate:
         with guard(model.device, "rotating the weights"):
             model, note = rotated(model, seed)
         plan = plan.model_copy(update={"notes": (*plan.notes, note)})
         yield still("rotated")
     streamed = _streamed(model, step, todo)
-    for name in streamed:
-        _finite(name, as_matrix(model.module.get_submodule(name)))
     for name, planned in todo.items():
         if name in done or name in streamed:
             continue
@@ -186,7 +186,6 @@ def _finite(name: str, weight: torch.Tensor) -> None:
 
 def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn.Module) -> nn.Module:
     weight = as_matrix(original)
-    _finite(planned.module, weight)
     group = planned.group_size or weight.shape[1]
     bits = int(planned.bits or step.bits)
     if isinstance(original, nn.Embedding):

@@ -162,8 +162,18 @@ def test_quantizing_twice_says_that_nothing_is_left(tiny_llama):
 def test_weights_that_are_not_finite_are_refused(tiny_llama):
     bad = tiny_llama.clone()
     bad.module.get_submodule("model.layers.1.mlp.up_proj").weight[3, 3] = float("nan")
-    with pytest.raises(BadInput, match=r"the weight of model.layers.1.mlp.up_proj holds values that are not finite"):
-        ek.quantize(bad)
+    for way in ({}, {"method": "gptq"}, {"method": "nf4"}, {"rotate": True}):
+        with pytest.raises(BadInput, match=r"the weight of model.layers.1.mlp.up_proj holds values that are not finite"):
+            ek.quantize(bad, **way)
+
+
+@pytest.mark.parametrize("method", ["gptq", "search", "awq", "learned", "smooth"])
+def test_hidden_states_that_are_not_finite_are_refused(tiny_llama, method):
+    """As in float16, where large activations end."""
+    bad = tiny_llama.clone()
+    bad.module.get_submodule("model.layers.1.input_layernorm").weight[3] = float("inf")
+    with pytest.raises(BadInput, match=r"what model.layers.1\S* \w+ of the calibration text is not finite. .* float32"):
+        ek.quantize(bad, method, samples=2, window=32)
 
 
 def test_it_goes_on_from_a_snapshot(tiny_llama):
