@@ -35,7 +35,7 @@ def calibration(model: Model, text: Any, samples: int | None, window: int, batch
             ids = windows(read_text(text, part="train"), model, window, samples)
         return [{"input_ids": part.to(model.device.torch)} for part in ids.split(batch)]
     if text == GENERATED:
-        raise BadInput("calibration is 'generated'", "A classifier writes no text", "Give texts of the kind that it will read")
+        check_writes(model)
     given = read_text(text, part="train")
     texts = list(given.documents) if len(given.documents) > 1 else [line for line in given.text.splitlines() if line.strip()]
     if samples is not None and len(texts) > samples:
@@ -48,6 +48,12 @@ def calibration(model: Model, text: Any, samples: int | None, window: int, batch
         coded = model.tokenizer(texts[start : start + size], padding=size > 1, truncation=True, max_length=window, return_tensors="pt")
         batches.append({name: coded[name].to(model.device.torch) for name in ("input_ids", "attention_mask")})
     return batches
+
+
+def check_writes(model: Model) -> None:
+    """BadInput for a model that cannot write its own calibration text."""
+    if model.task != "causal-lm":
+        raise BadInput("calibration is 'generated'", "A classifier writes no text", "Give texts of the kind that it will read")
 
 
 def _generated(model: Model, samples: int, window: int, seed: int) -> Work[Tensor]:

@@ -24,13 +24,13 @@ from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
 from .calibrated import Job, Prepared, quantize_layers, reads
-from .calibration import GENERATED, split
+from .calibration import GENERATED, check_writes, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
 from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, scale_of, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
-from .rotation import rotated
+from .rotation import check_known, rotated
 from .rounding import error_by_rows
 from .tuning import Tuning
 from .tuning import tune as tuned
@@ -93,10 +93,7 @@ def apply_quantize(
     """`quantize` for a validated step. `text` None takes the step's own. shared: what tuning compares with is kept for others."""
     text = step.calibration if text is None else text
     plan = plan_quantize(model, step)
-    if step.tune and model.task != "causal-lm":
-        raise BadInput(
-            f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
-        )
+    refuse(model, step, text)
     todo = {planned.module: planned for planned in plan.acting()}
     done, prepared = ({}, Prepared()) if resume is None else _restored(resume, model)
     total = len(todo) + (step.tune_steps if step.tune else 0)
@@ -144,6 +141,21 @@ def apply_quantize(
         return new
     note = yield from _tuned(model, step, new, text, seed, resume, prepared.folds, (len(todo), total), kept, shared)
     return replace(new, plans=(*model.plans, plan.model_copy(update={"notes": (*plan.notes, note)})))
+
+
+def refuse(model: Model, step: Quantize, text: Any = None) -> None:
+    """Raise what `step` cannot do with this kind of model, before anything is read or rounded. Nothing is computed."""
+    looks = reads(method_of(step.method)) != "weights"
+    if step.tune and model.task != "causal-lm":
+        raise BadInput(
+            f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
+        )
+    if (looks or step.tune) and (step.calibration if text is None else text) == GENERATED:
+        check_writes(model)
+    if looks:
+        layer_list(model)
+    if step.rotate:
+        check_known(model)
 
 
 def _tuned(

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import effkit as ek
 from effkit.compress.quantization.calibration import calibration, split
@@ -211,10 +211,29 @@ def test_a_classifier_is_calibrated_on_texts(tiny_classifier, tmp_path):
     batches = finish(calibration(tiny_classifier, texts, 10, 64))
     assert sum(len(b["input_ids"]) for b in batches) == 10
     assert all(b["attention_mask"].any(1).all() for b in batches)
-    with pytest.raises(BadInput, match=r"calibration is 'generated'\. A classifier writes no text"):
-        ek.quantize(tiny_classifier, "gptq", calibration="generated")
-    with pytest.raises(BadInput, match=r"tune is 'scales'\. Tuning compares the next token's probabilities"):
-        ek.quantize(tiny_classifier, tune="scales")
+
+
+def albert() -> ek.Model:
+    config = AlbertConfig(hidden_size=64, num_attention_heads=2, intermediate_size=64, num_hidden_layers=3, vocab_size=259, embedding_size=64)
+    return wrap(AlbertForSequenceClassification(config), None, "random ALBERT")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"method": "gptq", "calibration": "generated"}, r"calibration is 'generated'\. A classifier writes no text"),
+        ({"tune": "scales"}, r"tune is 'scales'\. Tuning compares the next token's probabilities"),
+        ({"rotate": True}, r"rotate is asked for \w+\. Allowed: decoders with RMS norms"),
+        ({"method": "gptq"}, r"the layers of AlbertForSequenceClassification were not found"),
+    ],
+    ids=str,
+)
+def test_what_a_classifier_cannot_do_is_found_by_the_plan(tiny_classifier, step, message):
+    model = albert() if "layers of Albert" in message else tiny_classifier
+    with pytest.raises(BadInput, match=message):
+        ek.plan(model, ek.Quantize(**step))
+    with pytest.raises(BadInput, match=message):
+        ek.quantize(model, **step)
 
 
 def test_what_the_model_writes_is_its_own_and_follows_the_seed(tiny_llama):
