@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput, Unavailable, choice
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import KEPT, Quantize
 
-from .methods.rtn import RTN
+from .methods.rtn import RTN, RoundToNearest
 from .registry import Method, method
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def plan_quantize(model: Model, step: Quantize, device: Device | None = None) ->
         raise Unavailable(f"method {step.method!r} cannot run on {device}", why, "Choose another method or device")
     stored = _inventory(model)
     _check_names(step, [s.name for s in stored], tied_head(model), embedding_name(model))
-    plans = tuple(_plan_module(model, step, chosen, s) for s in stored)
+    inside = "" if getattr(chosen, "reads", "weights") == "weights" else layer_list(model)[0] + "."
+    plans = tuple(_plan_module(model, step, chosen if s.name.startswith(inside) else _unread(chosen), s) for s in stored)
     if not any(p.action == "quantize" for p in plans):
         reasons = sorted({p.reason for p in plans if p.reason})
         raise BadInput(
@@ -122,6 +124,11 @@ def _inventory(model: Model) -> list[_Stored]:
         weight = sum(e.bytes for e in entries if e.tensor == "weight")
         found.append(_Stored(name, module, main.category, tuple(main.shape), sum(e.bytes for e in entries), weight))
     return found
+
+
+def _unread(chosen: Method) -> Method:
+    """What rounds a module outside the layers, where no calibration text is followed: what packs as `chosen` does, by the weights alone."""
+    return RTN if isinstance(chosen, RoundToNearest) else chosen
 
 
 def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> ModulePlan:
@@ -201,6 +208,10 @@ def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: 
                 f"{len(odd)} modules have rows that are no multiple of the block of {odd[0].group_size}: bitsandbytes' CPU matrix path "
                 "is wrong there, so their weights are quantized as one flat vector, which is right"
             )
+    tables = (embedding_name(model), head_name(model))
+    outside = [p.module for p in plans if p.method not in ("", step.method) and p.module not in tables]
+    if outside:
+        notes.append(f"{outside[0]}{f' and {len(outside) - 1} more' if len(outside) > 1 else ''}: outside the layers, so rounded to nearest")
     groups = {p.group_size for p in plans if p.method == step.method and p.group_size}
     if step.group_size == "auto" and step.method == "rtn" and len(groups) > 1:
         notes.append(f"64 does not divide every row, so groups differ: {', '.join(map(str, sorted(groups)))}")

@@ -145,15 +145,13 @@ def apply_quantize(
 
 def refuse(model: Model, step: Quantize, text: Any = None) -> None:
     """Raise what `step` cannot do with this kind of model, before anything is read or rounded. Nothing is computed."""
-    looks = reads(method_of(step.method)) != "weights"
     if step.tune and model.task != "causal-lm":
         raise BadInput(
             f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
         )
-    if (looks or step.tune) and (step.calibration if text is None else text) == GENERATED:
+    reading = step.tune or reads(method_of(step.method)) != "weights"
+    if reading and (step.calibration if text is None else text) == GENERATED:
         check_writes(model)
-    if looks:
-        layer_list(model)
     if step.rotate:
         check_known(model)
 

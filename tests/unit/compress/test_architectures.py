@@ -94,3 +94,24 @@ def test_from_a_budget_to_a_tuned_model(kind, tiny_llama):
     crude = ek.evaluate(ek.quantize(base, "rtn", 2, embedding_bits=2), base, on=TEXT, window=64, windows=2, floor=False)
     assert kept.kl.mean.value < crude.kl.mean.value
     assert all(torch.equal(t, before[name]) for name, t in base.module.state_dict().items()), "the base was changed"
+
+
+def test_a_linear_outside_the_layers_is_rounded_to_nearest_and_the_plan_says_so(tiny_llama):
+    """OPT may project its embeddings: no calibration text is followed there."""
+    config = transformers.OPTConfig(**SMALL, hidden_size=96, ffn_dim=192, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=64)
+    torch.manual_seed(0)
+    module = transformers.OPTForCausalLM(config).eval().requires_grad_(False)
+    base = Model(module, tiny_llama.tokenizer, Checkpoint(source="opt", hash="0" * 64, architecture="OPT", layers=2, vocabulary=259))
+    plan = ek.plan(base, ek.Quantize(method="gptq", bits=3))
+    assert {p.module.rpartition(".")[2]: p.method for p in plan.acting() if ".layers." not in p.module} == {
+        "embed_tokens": "rtn",
+        "project_in": "rtn",
+        "project_out": "rtn",
+    }
+    assert any("project_out and 1 more: outside the layers, so rounded to nearest" in note for note in plan.notes)
+    assert not any("outside" in note for note in ek.plan(base, ek.Quantize(method="rtn", bits=3)).notes)
+    small = ek.quantize(base, "gptq", bits=3, calibration=TEXT, samples=2, window=32)
+    assert small.stored_bytes == plan.bytes_after
+    nearest = ek.quantize(base, "rtn", bits=3)
+    name = "model.decoder.project_in"
+    assert torch.equal(small.module.get_submodule(name).weight, nearest.module.get_submodule(name).weight)
