@@ -62,7 +62,8 @@ def _generated(model: Model, samples: int, window: int, seed: int) -> Work[Tenso
 
     device = model.device.torch
     draw = torch.Generator().manual_seed(seed)
-    ordinary = [i for i in range(len(model.tokenizer)) if i not in set(model.tokenizer.all_special_ids)]
+    special, known = set(model.tokenizer.all_special_ids), model.checkpoint.vocabulary or len(model.tokenizer)
+    ordinary = [i for i in range(min(len(model.tokenizer), known)) if i not in special]
     first = torch.tensor(ordinary)[torch.randint(len(ordinary), (samples, 1), generator=draw)]
     written = [first]
     cache = DynamicCache(config=model.config)
