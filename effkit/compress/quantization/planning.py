@@ -208,6 +208,11 @@ def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: 
                 f"{len(odd)} modules have rows that are no multiple of the block of {odd[0].group_size}: bitsandbytes' CPU matrix path "
                 "is wrong there, so their weights are quantized as one flat vector, which is right"
             )
+    chosen = method(step.method)
+    if (step.tune or getattr(chosen, "reads", "weights") != "weights") and step.window > model.window:
+        notes.append(f"calibration windows have {model.window} tokens instead of {step.window}: this model reads no more at once")
+    if step.tune and not isinstance(chosen, RoundToNearest):
+        notes.append(f"{step.method} stores no scales of groups, so in the layers tuning trains the norms alone")
     tables = (embedding_name(model), head_name(model))
     outside = [p.module for p in plans if p.method not in ("", step.method) and p.module not in tables]
     if outside:

@@ -102,7 +102,7 @@ def apply_quantize(
         tensors = {f"{name}/{key}": t for name, module in done.items() for key, t in module.state_dict().items()}
         specs = {name: module.storage_spec() for name, module in done.items()}  # type: ignore[operator]
         tensors |= {f"fold/{key}": t for key, t in prepared.folds.items()}
-        return Snapshot(tensors, {"specs": specs, "prepared": sorted(prepared.layers)})
+        return Snapshot(tensors, {"specs": specs, "prepared": sorted(prepared.layers), "lacking": prepared.note})
 
     def still(message: str) -> Progress:
         return Progress("quantize", len(done), total, "modules", message, snapshot=kept)
@@ -133,6 +133,8 @@ def apply_quantize(
         yield finished(name, planned, done[name], as_matrix(model.module.get_submodule(name)))
     if not streamed.keys() <= done.keys():
         yield from quantize_layers(model, Job(step, streamed, done, prepared, finished, still), text, seed)
+    if prepared.note:
+        plan = plan.model_copy(update={"notes": (*plan.notes, prepared.note)})
     if prepared.folds:
         norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
         plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
@@ -234,4 +236,4 @@ def _restored(resume: Snapshot, model: Model) -> tuple[dict[str, nn.Module], Pre
         module.load_state_dict(own, assign=True)
         modules[name] = module
     folds = {key.removeprefix("fold/"): t.to(model.device.torch) for key, t in resume.tensors.items() if key.startswith("fold/")}
-    return modules, Prepared(folds, set(resume.state.get("prepared", ())))
+    return modules, Prepared(folds, set(resume.state.get("prepared", ())), resume.state.get("lacking", ""))

@@ -262,6 +262,29 @@ def test_text_shorter_than_a_window_is_refused_and_windows_are_held_out(tiny_lla
         split([{"input_ids": torch.zeros(1, 4)}])
 
 
+def test_less_text_than_was_asked_for_is_told(tiny_llama):
+    short = ek.quantize(tiny_llama, "gptq", calibration=TEXT[:700], window=64, group_size=32)
+    said = "the calibration text holds 10 of the 64 windows of 64 tokens that were asked for"
+    assert said in short.plans[-1].notes
+    kept = driven(ek.quantize.work(tiny_llama, "gptq", calibration=TEXT[:700], window=64, group_size=32), lambda e: e.done == 22)
+    again = ek.quantize(tiny_llama, "gptq", resume=kept, calibration=TEXT[:700], window=64, group_size=32)
+    assert again.plans == short.plans
+    assert not any("asked for" in note for note in ek.quantize(tiny_llama, "gptq", **FEW).plans[-1].notes)
+
+
+def test_a_window_that_the_model_cannot_read_is_told_in_advance(tiny_llama):
+    said = "calibration windows have 256 tokens instead of 300: this model reads no more at once"
+    assert said in ek.plan(tiny_llama, ek.Quantize(method="gptq", window=300)).notes
+    assert said in ek.plan(tiny_llama, ek.Quantize(tune="scales", window=300)).notes
+    assert said not in ek.plan(tiny_llama, ek.Quantize(window=300)).notes
+
+
+def test_tuning_that_trains_only_norms_is_told_in_advance(tiny_llama):
+    said = "nf4 stores no scales of groups, so in the layers tuning trains the norms alone"
+    assert said in ek.plan(tiny_llama, ek.Quantize(method="nf4", tune="scales")).notes
+    assert not any("norms alone" in note for note in ek.plan(tiny_llama, ek.Quantize(method="hqq", tune="scales")).notes)
+
+
 def test_bits_of_single_modules(tiny_llama):
     names = {"model.layers.0.mlp.down_proj": 8, "model.layers.1.self_attn.q_proj": 16, "model.embed_tokens": 6}
     small = ek.quantize(tiny_llama, "gptq", bits=3, module_bits=names, **FEW)
