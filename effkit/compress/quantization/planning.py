@@ -185,9 +185,8 @@ def _check_names(step: Quantize, names: list[str], tied: str | None, table: str)
     shared = (f"Allowed: {table!r}, whose weight the head shares", "What is chosen for it holds for both")
     unknown = sorted(set(step.module_bits) - set(names))
     if unknown:
-        raise BadInput(
-            f"module_bits names {unknown[0]!r}", *(shared if unknown[0] == tied else (f"Allowed: the modules of the model, such as {such}",))
-        )
+        allowed = shared if unknown[0] == tied else (f"Allowed: the modules of the model, such as {such}",)
+        raise BadInput(f"module_bits names {unknown[0]!r}", *allowed)
     for part in step.skip:
         if part and any(part in name for name in names):
             continue
@@ -216,7 +215,8 @@ def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: 
     tables = (embedding_name(model), head_name(model))
     outside = [p.module for p in plans if p.method not in ("", step.method) and p.module not in tables]
     if outside:
-        notes.append(f"{outside[0]}{f' and {len(outside) - 1} more' if len(outside) > 1 else ''}: outside the layers, so rounded to nearest")
+        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+        notes.append(f"{outside[0]}{more}: outside the layers, so rounded to nearest")
     groups = {p.group_size for p in plans if p.method == step.method and p.group_size}
     if step.group_size == "auto" and step.method == "rtn" and len(groups) > 1:
         notes.append(f"64 does not divide every row, so groups differ: {', '.join(map(str, sorted(groups)))}")

@@ -75,7 +75,7 @@ def check_known(model: Model) -> None:
     if model.task != "causal-lm":
         raise BadInput(f"rotate is asked for {model.checkpoint.architecture}", KNOWN, "Leave it out")
     if any(is_replaced(m) for m in model.module.modules()):
-        raise BadInput("rotate is asked for a model that holds weights in few bits", "Allowed: a model before it is quantized", "Leave it out")
+        raise BadInput("rotate is asked for a model that holds weights in few bits", "Allowed: a model of full weights", "Leave it out")
     inner = {name for name, _ in layer_list(model)[1][0].named_modules()}
     if not {*READERS, *WRITERS} <= inner:
         raise BadInput(f"rotate is asked for {model.checkpoint.architecture}, whose layers are not known", KNOWN, "Leave it out")

@@ -137,7 +137,8 @@ def tunable_(module: nn.Module, exact: dict[str, Tensor], dtype: torch.dtype) ->
                 continue  # a table of its own: few of its rows are ever read
             grids[id(part.packed)] = names[name] = Grid(part.packed, None if id(part.packed) in tied else exact.get(name), dtype)
         grid = grids[id(part.packed)]
-        module.set_submodule(name, TunableEmbedding(grid, part.scale) if isinstance(part, PackedEmbedding) else TunableLinear(grid, part.bias))
+        form = TunableEmbedding(grid, part.scale) if isinstance(part, PackedEmbedding) else TunableLinear(grid, part.bias)
+        module.set_submodule(name, form)
     return names
 
 

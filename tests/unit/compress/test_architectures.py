@@ -103,9 +103,9 @@ def test_from_a_budget_to_a_tuned_model(kind, tiny_llama):
 
 def test_a_linear_outside_the_layers_is_rounded_to_nearest_and_the_plan_says_so(tiny_llama):
     """OPT may project its embeddings: no calibration text is followed there."""
-    config = transformers.OPTConfig(**SMALL, hidden_size=96, ffn_dim=192, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=64)
+    sizes = {"hidden_size": 96, "ffn_dim": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 64}
     torch.manual_seed(0)
-    module = transformers.OPTForCausalLM(config).eval().requires_grad_(False)
+    module = transformers.OPTForCausalLM(transformers.OPTConfig(**SMALL, **sizes)).eval().requires_grad_(False)
     base = Model(module, tiny_llama.tokenizer, Checkpoint(source="opt", hash="0" * 64, architecture="OPT", layers=2, vocabulary=259))
     plan = ek.plan(base, ek.Quantize(method="gptq", bits=3))
     assert {p.module.rpartition(".")[2]: p.method for p in plan.acting() if ".layers." not in p.module} == {

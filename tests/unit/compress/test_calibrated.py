@@ -214,8 +214,8 @@ def test_a_classifier_is_calibrated_on_texts(tiny_classifier, tmp_path):
 
 
 def albert() -> ek.Model:
-    config = AlbertConfig(hidden_size=64, num_attention_heads=2, intermediate_size=64, num_hidden_layers=3, vocab_size=259, embedding_size=64)
-    return wrap(AlbertForSequenceClassification(config), None, "random ALBERT")
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3, "embedding_size": 64}
+    return wrap(AlbertForSequenceClassification(AlbertConfig(vocab_size=259, **sizes)), None, "random ALBERT")
 
 
 @pytest.mark.parametrize(
@@ -248,6 +248,8 @@ def test_what_the_model_writes_is_its_own_and_follows_the_seed(tiny_llama):
         return float(nn.functional.cross_entropy(tiny_llama.logits(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()))
 
     assert surprise(ids[0]) < surprise(even)
+    tiny_llama.tokenizer.add_tokens([f"<{n}>" for n in range(2000)])  # more than the model knows: it begins with none of them
+    assert finish(calibration(tiny_llama, "generated", 4, 3))[0]["input_ids"].max() < 259
     small = ek.quantize(tiny_llama, "gptq", calibration="generated", samples=4, window=24, group_size=32)
     assert small.recipe.steps[0].calibration == "generated"
 
