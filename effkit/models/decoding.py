@@ -143,6 +143,8 @@ class Decoder:
         def one(ids: Tensor, cache: Any) -> Tensor:
             return module(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
 
+        # a function of its own: all that share one code count together towards the few times that torch._dynamo compiles it anew
+        one.__code__ = one.__code__.replace()
         self._static = StaticCache(config=self.model.config, max_cache_len=self.length)
         mode = None if self.model.device.is_cpu else "reduce-overhead"  # on a GPU: replayed as a CUDA graph
         compiled = torch.compile(one, dynamic=False, fullgraph=True, mode=mode)

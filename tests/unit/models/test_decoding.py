@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -100,6 +101,18 @@ def test_where_a_compiler_failed_its_own_words_are_said(tiny_llama, tmp_path):
     assert note.startswith("decoded eagerly: torch.compile failed: ")
     assert "C++ compile error: " in note
     assert f"torch lies in a folder whose path has a space ({tmp_path}/a space/torch)" in note
+
+
+def test_any_number_of_compiled_decoders_live_in_one_process(tiny_llama, monkeypatch):
+    """Torch compiles one function anew a few times at most, so that a sweep of many batches and lengths must not share one."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced and guarded, not translated
+    with torch._dynamo.config.patch(recompile_limit=2):
+        decoders = [Decoder(tiny_llama, length=length, batch=1 + length % 2, compiled=True) for length in (32, 33, 34, 35)]
+    assert [decoder.how.note for decoder in decoders] == [""] * 4
+    assert all(decoder.how.compiled for decoder in decoders)
+    ids = torch.tensor([PROMPT])
+    with torch.inference_mode():
+        assert torch.allclose(decoders[2].read(ids), Decoder(tiny_llama, length=34).read(ids), atol=1e-5)
 
 
 @pytest.mark.parametrize(("bits", "width", "per_number"), [(8, 64, 8.5), (4, 64, 5.0), (8, 20, 8.8), (4, 20, 5.6), (4, 5, 4.8 + 6.4)])
