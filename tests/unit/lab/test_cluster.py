@@ -40,7 +40,7 @@ def spawned() -> set[int]:
 
 
 def test_a_killed_worker_costs_its_trial_which_is_tried_again(tiny_llama, tmp_path):
-    killed, said, earlier = [], set(), spawned()
+    killed, said, links, earlier = [], set(), set(), spawned()
     work = ek.explore.work(tiny_llama, SPACE, cluster=2, study=tmp_path, **HOW)
     found = None
     while found is None:
@@ -50,6 +50,7 @@ def test_a_killed_worker_costs_its_trial_which_is_tried_again(tiny_llama, tmp_pa
             found = end.value
             break
         said.add(event.message)
+        links.add(event.details.get("dashboard"))
         if event.done >= 1 and event.details["running"] and not killed:
             workers = sorted(spawned() - earlier)
             assert len(workers) >= 2
@@ -59,6 +60,7 @@ def test_a_killed_worker_costs_its_trial_which_is_tried_again(tiny_llama, tmp_pa
     told = " ".join(said)
     assert "workers were lost, what they were at is tried again" in told
     assert "dashboard http://127.0.0.1:" in told
+    assert any(link and link.startswith("http://127.0.0.1:") for link in links), "what the card links to"
     assert {t.worker for t in found.trials} <= {"0", "1"}
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # a worker's: sums shared out otherwise may end in other digits
@@ -98,6 +100,7 @@ def test_what_is_no_cluster_is_refused(tiny_llama, monkeypatch):
         ek.explore(tiny_llama, SPACE, cluster=0, **HOW)
     with pytest.raises(BadInput, match="no cluster answers at 'nowhere'"):
         ek.explore(tiny_llama, SPACE, cluster="nowhere", **HOW)
+    assert len(ek.Store()) == 0, "the base was measured first, which takes minutes elsewhere"
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "bokeh" else found(name, *more))
     with pytest.raises(BadInput, match=r"the package 'bokeh' is not installed\. .* pip install 'effkit\[cluster\]'"):

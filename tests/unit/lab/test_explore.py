@@ -248,6 +248,8 @@ def test_a_folder_holds_one_search_for_one_process(tiny_llama, tmp_path):
 class Timed:
     """An executor whose trials take 50 ms each and claim 100, by a clock that only they move; nothing is made."""
 
+    dashboard = ""
+
     def __init__(self, now: list[float]) -> None:
         self.jobs: list = []
         self.now = now
@@ -311,6 +313,7 @@ def test_a_budget_that_is_used_up_begins_nothing(tiny_llama):
         ({"budget": "soon"}, "the budget is 'soon'"),
         ({"sampler": "tpee"}, r"the sampler is 'tpee'. .*Did you mean 'tpe'\?"),
         ({"halving": (3,)}, r"halving is \[3\]"),
+        ({"halving": 2}, "halving is 2"),
         ({"eta": 1}, "eta is 1"),
         ({"trials": 0}, "trials is 0"),
         ({"objective": "decode", "speed": False}, "an objective is a speed"),
@@ -326,6 +329,37 @@ def test_a_mistake_is_found_before_anything_runs(tiny_llama, wrong, says):
 def test_only_a_base_is_explored(tiny_llama):
     with pytest.raises(BadInput, match="the base was already made by"):
         ek.explore(ek.quantize(tiny_llama), BITS, **HOW)
+    with pytest.raises(BadInput, match=r"the base is a str\. .*ek.load"):
+        ek.explore("smollm2-135m", BITS, **HOW)
+
+
+def test_a_search_that_was_left_is_read_from_its_folder(tiny_llama, tmp_path):
+    work = ek.explore.work(tiny_llama, BITS, trials=6, study=tmp_path, **HOW)
+    next(event for event in work if event.done == 2)
+    work.close()
+    assert ek.read_records(tmp_path) == read(tmp_path).records
+    assert len(ek.read_records(tmp_path)) == 3
+    assert ek.share(tmp_path, tmp_path.with_suffix(".html")).records == 3
+    code = "import sys, effkit as ek; print(len(ek.read_records(sys.argv[1])), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["3", "False"]
+
+
+def test_what_a_kill_leaves_at_the_very_beginning_is_no_other_thing(tiny_llama, tmp_path):
+    (tmp_path / ".study.json.abc123.part").write_text("{")
+    found = ek.explore(tiny_llama, BITS, trials=1, study=tmp_path, **HOW)
+    (tmp_path / "trials" / ".000001.json.abc123.part").write_text("{")
+    assert len(ek.explore(tiny_llama, BITS, trials=2, study=tmp_path, **HOW).trials) == 2
+    assert found.trials[0].state == "done"
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"facts": {}}', '{"id": 3, "facts": {"objectives": [], "sampler": "tpe"}}'])
+def test_a_damaged_search_is_refused(tiny_llama, tmp_path, content):
+    (tmp_path / "study.json").write_text(content)
+    for look in (read, ek.read_records, lambda place: ek.explore(tiny_llama, BITS, study=place, **HOW)):
+        with pytest.raises(BadInput, match=r"holds no exploration \(\w+ in study.json\)"):
+            look(tmp_path)
 
 
 def test_the_folder_is_readable_json(tiny_llama, tmp_path):
