@@ -152,11 +152,14 @@ def _counted(texts: Sequence[str], least: int) -> tuple[Any, Any]:
     common: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32, "min_df": least, "max_features": MOST_FEATURES}
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **common)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **common)
-    union = FeatureUnion([("words", words), ("characters", characters)])
-    try:
-        return union, union.fit_transform(list(texts)).tocsr()
-    except ValueError as error:
-        raise BadInput(f"no n-grams can be counted ({error})", "Allowed: texts with words in them") from None
+    both = [("words", words), ("characters", characters)]
+    for parts in (both, both[1:]):  # there are texts without a single word, of emoji for example
+        union = FeatureUnion(parts)
+        try:
+            return union, union.fit_transform(list(texts)).tocsr()
+        except ValueError as error:
+            why = error
+    raise BadInput(f"no n-grams can be counted ({why})", "Allowed: texts with words or other characters in them")
 
 
 @contextmanager
