@@ -103,6 +103,7 @@ class _Trial:
     def __post_init__(self) -> None:
         self.begun = time.perf_counter()
         self.parts = split(self.labelled_set)
+        self.notes += [note] if (note := self.parts.train.note) else []
         self.labelled, self.pool = budget(self.parts.train, self.per_class, self.seed)
         if not len(self.parts.test) or len(set(self.labelled.labels)) < 2:
             raise BadInput(
@@ -141,7 +142,7 @@ class _Trial:
         said = yield from answers(teacher, self.texts, self.window, autocast=self.autocast)
         self.taught = torch.softmax(said, -1)
         self.spent["teacher's answers"] = time.perf_counter() - begun
-        step = STUDENT.model_copy(update={"window": max(self.window, 8)})
+        step = STUDENT.model_copy(update={"window": max(8, min(self.window, teacher.window))})
         new = yield from apply_student(teacher, step, self.texts[:real], self.seed)
         # a model of its own: what it learns below is no step of a recipe, since its teacher's answers serve the linear model too
         point = teacher.checkpoint
