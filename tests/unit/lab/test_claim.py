@@ -122,6 +122,34 @@ def test_what_was_dropped_is_told_and_a_students_window_is_no_longer_than_its_te
     assert kept["student"].window == kept["teacher"].window == 64
 
 
+def test_of_very_many_labels_those_are_read_that_the_steps_can_read(reports):
+    """With all labels of a large set the teacher would read each of them, for hours."""
+    once = [(text, reports.classes[label]) for text, label in zip(reports.texts, reports.labels, strict=True)]
+    rows = [(f"{text} {i}", kind) for i in range(20) for text, kind in once] + [("a rare case", "rare"), ("another rare case", "rare")]
+    work = module._Trial(module.read_labelled(rows), None, 0, 32)
+    few = work._readable(steps=10)
+    assert 640 <= len(few) <= 641
+    assert few.balance["rare"] == work.labelled.balance["rare"]
+    assert "trained on" in work.notes[-1]
+    assert work._readable(steps=1000) is work.labelled
+
+
+def test_of_long_texts_others_are_made_from_what_is_read(quick, teacher, reports):
+    """Made from the whole, most would begin as their originals do, and the teacher would read those again."""
+    rows = [
+        (f"{text} " + " ".join(f"word{i}" for i in range(500)), reports.classes[label])
+        for text, label in zip(reports.texts, reports.labels, strict=True)
+    ]
+    work = module._Trial(module.read_labelled(rows), 16, 0, 32)
+    work.models["teacher"] = teacher
+    for _ in work.distill():
+        pass
+    new = work.texts[-100:]
+    assert max(len(text.split()) for text in new) <= 32
+    assert len({text.split()[0] for text in new}) > 20
+    assert "word400" not in work.models["student"].tokenizer.get_vocab()
+
+
 def test_too_little_data_is_refused():
     with pytest.raises(BadInput, match="texts to learn from and 0 to test on"):
         module.claim([("oil leak", "a"), ("wing crack", "b")], 1, teacher="minilm-l6")

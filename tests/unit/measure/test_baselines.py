@@ -151,3 +151,12 @@ def test_texts_without_words_are_counted_by_their_characters():
     found = linear(read_labelled(rows))
     assert found.predict_proba(["\U0001f603", "\U0001f62d"]).argmax(1).tolist() == [found.classes.index("good"), found.classes.index("bad")]
     assert found.bytes > 0
+
+
+def test_a_book_is_counted_as_far_as_its_first_ten_thousand_characters():
+    draw = random.Random(2)
+    book = " ".join(draw.choice(["pump", "valve", "oil", "seal"]) + str(draw.randrange(9999)) for _ in range(60_000))
+    rows = [(f"leak {i} {book}", "a") for i in range(3)] + [(f"crack {i} {book[::-1]}", "b") for i in range(3)]
+    found = linear(read_labelled(rows))
+    assert found.weights.shape[0] < 20_000  # of the whole: 90,000 words and pieces
+    assert np.array_equal(found.predict_proba([rows[0][0]]), found.predict_proba([rows[0][0][:10_000]]))
