@@ -259,7 +259,7 @@ def test_a_keyboard_interrupt_ends_only_the_waiting(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     try:
         run = ek.start(toys.train, steps=20)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal must not come before it is expected
             threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
             run.wait(120)
     finally:
