@@ -39,6 +39,7 @@ from effkit.spec.places import cache_bytes, cache_folder, clear_cache
 from effkit.spec.progress import finish
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
+from effkit.spec.visible import visible
 
 if TYPE_CHECKING:
     from effkit.hardware.attached.processes import Crew
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except _Stopped as stop:
         return 128 + stop.number
     except EffkitError as error:
-        print(f"effkit: {error}", file=sys.stderr)
+        print(f"effkit: {visible(str(error))}", file=sys.stderr)  # it may repeat what a file says
         return 2
     except Exception as error:
         if os.environ.get("EFFKIT_DEBUG"):

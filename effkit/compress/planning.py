@@ -15,6 +15,7 @@ from .distillation.pruning.cutting import Kept, cut
 from .distillation.pruning.planning import outline
 from .quantization.estimating import with_estimates
 from .quantization.planning import plan_quantize
+from .quantization.quantizing import refuse
 
 
 @overload
@@ -64,7 +65,9 @@ def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tup
 
 def _plan_step(model: Model, step: Quantize | Prune | Student | Distill, device: Device, text: Any) -> Plan:
     if isinstance(step, Quantize):
-        return with_estimates(plan_quantize(model, step, device), model, device)
+        planned = plan_quantize(model, step, device)
+        refuse(model, step, None if step.calibration else text)
+        return with_estimates(planned, model, device)
     if isinstance(step, Prune | Student):
         return outline(model, step, None if step.text else text).plans[-1]
     if isinstance(step, Distill):

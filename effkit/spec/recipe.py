@@ -36,7 +36,7 @@ class Quantize(Noun):
                     "auto": 64 where it divides the row, else 32, else the whole row (the plan shows which)
     symmetric:      no zero point (rtn)
     embedding_bits: 2 to 8 for the token embedding and the head, by rtn; None leaves them alone
-    skip:           module names (or parts of them) to leave alone
+    skip:           module names (or parts of them) to leave alone; one may be given as a string
     calibration:    what a method that looks at inputs reads: a file of text, "generated" (the model writes it itself), or
                     None for the offline default
     samples:        windows of calibration text that it reads, each of `window` tokens
@@ -84,6 +84,12 @@ class Quantize(Noun):
         if value is None and info.field_name == "bits":
             raise choice("bits", value, BITS)
         return value
+
+    @field_validator("skip", mode="before")
+    @classmethod
+    def _skip(cls, value: Any) -> Any:
+        """A single name is one name, not its letters."""
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("module_bits")
     @classmethod

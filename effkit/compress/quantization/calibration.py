@@ -35,7 +35,7 @@ def calibration(model: Model, text: Any, samples: int | None, window: int, batch
             ids = windows(read_text(text, part="train"), model, window, samples)
         return [{"input_ids": part.to(model.device.torch)} for part in ids.split(batch)]
     if text == GENERATED:
-        raise BadInput("calibration is 'generated'", "A classifier writes no text", "Give texts of the kind that it will read")
+        check_writes(model)
     given = read_text(text, part="train")
     texts = list(given.documents) if len(given.documents) > 1 else [line for line in given.text.splitlines() if line.strip()]
     if samples is not None and len(texts) > samples:
@@ -50,13 +50,20 @@ def calibration(model: Model, text: Any, samples: int | None, window: int, batch
     return batches
 
 
+def check_writes(model: Model) -> None:
+    """BadInput for a model that cannot write its own calibration text."""
+    if model.task != "causal-lm":
+        raise BadInput("calibration is 'generated'", "A classifier writes no text", "Give texts of the kind that it will read")
+
+
 def _generated(model: Model, samples: int, window: int, seed: int) -> Work[Tensor]:
     """Windows [samples, window] sampled token by token, all at once; the same seed gives the same text on one device."""
     from transformers import DynamicCache
 
     device = model.device.torch
     draw = torch.Generator().manual_seed(seed)
-    ordinary = [i for i in range(len(model.tokenizer)) if i not in set(model.tokenizer.all_special_ids)]
+    special, known = set(model.tokenizer.all_special_ids), model.checkpoint.vocabulary or len(model.tokenizer)
+    ordinary = [i for i in range(min(len(model.tokenizer), known)) if i not in special]
     first = torch.tensor(ordinary)[torch.randint(len(ordinary), (samples, 1), generator=draw)]
     written = [first]
     cache = DynamicCache(config=model.config)

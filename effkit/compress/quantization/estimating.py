@@ -22,7 +22,6 @@ from .tuning import WINDOWS
 
 PLAIN, SEARCHED = 3e-8, 1.5e-7  # seconds to round a weight to nearest, and with searched scales: two processor cores
 PASSES = 4  # over the layers while text streams through them, partial ones added up
-LEARNED = 200  # steps of learned rounding
 
 
 def with_estimates(plan: Plan, model: Model, device: Device) -> Plan:
@@ -44,7 +43,7 @@ def with_estimates(plan: Plan, model: Model, device: Device) -> Plan:
         layer = read / max(1, model.checkpoint.layers or 1)
         working = 4.0 * (layer + 3 * widest**2 + tokens * (model.checkpoint.hidden_size or widest))
         if reads == "layer" and step.method == "learned":
-            seconds += 6.0 * read * LEARNED * 8 * step.window / rate
+            seconds += 6.0 * read * step.learn_steps * 8 * step.window / rate
             working += 16.0 * layer
     if step.tune is not None:
         tokens = WINDOWS * min(step.window, model.window)

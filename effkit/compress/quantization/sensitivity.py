@@ -31,7 +31,7 @@ from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.recipe import BITS, KEPT, Quantize, step_of
 
 from .calibration import calibration as calibrated
-from .planning import as_matrix, embedding_name, head_name, plan_quantize, tied_head
+from .planning import as_matrix, embedding_name, head_name, plan_quantize, scale_of, tied_head
 from .rounding import searched_values
 
 MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; others and other forms follow from their squared errors
@@ -231,6 +231,8 @@ class _Reader:
     def _along(self, name: str, weight: Tensor, bits: tuple[int, ...], group: int, symmetric: bool) -> dict[int, float]:
         """The estimate itself, for some widths."""
         uses = [(torch.cat(self.inputs[use]), torch.cat(self.slopes[use]).float()) for use in self.uses[name] if use in self.slopes]
+        by = scale_of(self.model.module.get_submodule(self.table))
+        uses = [(x, slope if x.is_floating_point() else slope * by) for x, slope in uses]
         along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in bits}
         rows = max(1, ROWS // weight.shape[1])
         for start in range(0, len(weight), rows):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from effkit.spec.record import Cost, Fingerprint, Profile, Quality, Record
 from effkit.spec.sharing import texts_of
 
 from .store import Store
+
+SETTLED = 2.0  # seconds since a file was written
 
 
 @long_work
@@ -119,9 +123,20 @@ def texts_read(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of each text that the steps read, by its name; one that is gone meanwhile is left out."""
     found = {}
     for name in texts_of(recipe):
-        with contextlib.suppress(BadInput):
-            found[name] = read_text(name).hash
+        path = Path(name).expanduser()
+        with contextlib.suppress(BadInput, OSError):
+            state = path.stat()
+            # what was written just now may change again without looking newer: a clock of files ticks every few milliseconds
+            settled = time.time() - state.st_mtime > SETTLED
+            hash_of = _hash_of if settled else _hash_of.__wrapped__
+            found[name] = hash_of(path, state.st_ino, state.st_size, state.st_mtime_ns)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_of(path: Path, *state: int) -> str:
+    """Of the text in a file; `state` differs where its content does. A search makes thousands of records that read one file."""
+    return read_text(path).hash
 
 
 def cost_of(model: Model, base: Model | None = None, profile: Profile | None = None) -> Cost:
