@@ -58,6 +58,7 @@ def sensitivity(
 
     text: calibration text, None for the offline default, "generated"; `samples` windows of `window` tokens are read
     vocabulary: the token embedding and the head are to be quantized too
+    A module whose output the text never asked for (an expert that no token chose) has one choice: to stay as it is.
 
     Raises BadInput (a classifier: its answers are no next tokens; unknown bits). The KL of tied embedding and head are added.
     """
@@ -209,10 +210,11 @@ class _Reader:
         rows, columns = weight.shape
         group = planned.group_size or columns
         symmetric = symmetric and name not in (self.table, self.head)
-        kl = self._kl(name, weight, bits, group, symmetric)
+        seen = any(use in self.slopes for use in self.uses[name])  # of what the text never reached, nothing is known
+        kl = self._kl(name, weight, bits, group, symmetric) if seen else {}
         bias = getattr(module, "bias", None)
         beside = 0 if bias is None else bias.numel() * bias.element_size()
-        choices = [Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=kl[b]) for b in bits]
+        choices = [Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=kl[b]) for b in kl]
         choices.append(Choice(bits=KEPT, bytes=planned.bytes_before, kl=0.0))
         return Sensitive(module=name, kind=planned.kind, layer=layer_of(name), weights=rows * columns, choices=tuple(choices))
 

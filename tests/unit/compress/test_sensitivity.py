@@ -60,6 +60,18 @@ def test_it_follows_the_seed_and_leaves_the_model_alone(tiny_llama):
     assert not any(p.requires_grad for p in tiny_llama.module.parameters())
 
 
+def test_what_the_text_never_reached_is_not_called_harmless(tiny_llama):
+    """An expert that no token chose: what rounding it costs is unknown, which is never zero."""
+    layer = tiny_llama.module.model.layers[1]
+    layer.mlp.idle = torch.nn.Linear(64, 64).requires_grad_(False)
+    found = ek.sensitivity(tiny_llama, TEXT, samples=2, window=32)
+    idle = next(m for m in found.modules if m.module == "model.layers.1.mlp.idle")
+    assert [c.bits for c in idle.choices] == [16]
+    chosen = found.allocate(found.smallest)
+    assert chosen.bits["model.layers.1.mlp.idle"] == 16
+    assert ek.quantize(tiny_llama, module_bits=chosen.bits).stored_bytes == chosen.bytes
+
+
 def test_mistakes_are_named(tiny_llama, tiny_classifier, found):
     with pytest.raises(BadInput, match=r"is a classifier\. Allowed: a causal language model"):
         ek.sensitivity(tiny_classifier)
