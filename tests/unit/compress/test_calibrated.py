@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 import effkit as ek
 from effkit.compress.quantization.calibration import calibration, split
@@ -309,3 +309,15 @@ def test_a_plain_linear_stands_for_the_packed_one(tiny_llama):
     x = torch.randn(3, 64)
     assert torch.allclose(plain(packed)(x), packed(x), atol=1e-6)
     assert plain(linear := nn.Linear(3, 3)) is linear
+
+
+def test_a_model_without_a_cache_of_keys_writes_with_all_that_it_wrote_before(tiny_llama):
+    torch.manual_seed(0)
+    module = MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2, state_size=8))
+    base = wrap(module, tiny_llama.tokenizer, "random Mamba")
+    ids = finish(calibration(base, "generated", 4, 12, seed=3))[0]["input_ids"]
+    draw = torch.Generator().manual_seed(3)
+    torch.randint(256, (4, 1), generator=draw)
+    for length in range(1, 12):
+        chances = torch.softmax(base.logits(ids[:, :length])[:, -1], dim=-1)
+        assert torch.equal(torch.multinomial(chances, 1, generator=draw), ids[:, length : length + 1])
