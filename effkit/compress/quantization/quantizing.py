@@ -136,8 +136,11 @@ def apply_quantize(
     if prepared.note:
         plan = plan.model_copy(update={"notes": (*plan.notes, prepared.note)})
     if prepared.folds:
-        norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
-        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
+        exact = len({name for key in prepared.folds if (name := key.rpartition("/")[0]) not in done})
+        where = (
+            f"{exact} module{'' if exact == 1 else 's'} that {'is' if exact == 1 else 'are'} not rounded" if exact else "rounded modules"
+        )
+        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {where}")})
     new = _assembled(model, step, plan, done, prepared.folds, seed)
     if step.tune is None:
         return new
