@@ -23,13 +23,14 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
-from .calibrated import Job, Prepared, quantize_layers, reads
+from .calibrated import Job, Prepared, quantize_layers
 from .calibration import GENERATED, check_writes, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
 from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, scale_of, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
+from .registry import reads
 from .rotation import check_known, rotated
 from .rounding import error_by_rows
 from .tuning import Tuning
