@@ -55,7 +55,7 @@ class Quantize(Noun):
     symmetric: bool = False
     embedding_bits: int | None = 8
     module_bits: dict[str, int] = Field(default_factory=dict)
-    skip: tuple[str, ...] = ()
+    skip: Annotated[tuple[str, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)] = ()
     calibration: str | None = None
     samples: int = Field(default=64, ge=1)
     window: int = Field(default=256, ge=2)
@@ -84,12 +84,6 @@ class Quantize(Noun):
         if value is None and info.field_name == "bits":
             raise choice("bits", value, BITS)
         return value
-
-    @field_validator("skip", mode="before")
-    @classmethod
-    def _skip(cls, value: Any) -> Any:
-        """A single name is one name, not its letters."""
-        return (value,) if isinstance(value, str) else value
 
     @field_validator("module_bits")
     @classmethod

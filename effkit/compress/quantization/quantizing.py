@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.stored import storage
 from effkit.models.stored.packed import PackedEmbedding, PackedLinear, PackedWeight
-from effkit.models.texts.datasets import SUFFIXES
+from effkit.models.texts.datasets import file_name
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
@@ -75,17 +74,12 @@ def quantize(
     than a window), Unavailable (a method that cannot run here), OutOfMemory. Progress comes after every module, with its
     relative error: 4-bit NF4 on normal weights has 0.09, 8-bit rtn about 0.005.
     """
-    named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
+    named = GENERATED if isinstance(calibration, str) and calibration == GENERATED else file_name(calibration)
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
     given |= {"module_bits": dict(module_bits or {}), "skip": skip, "calibration": named, "samples": samples, "window": window}
     given |= {"rotate": rotate, "learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
     step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, calibration, seed, resume))
-
-
-def _can_be_named(calibration: str) -> bool:
-    """Whether a recipe can name this text, instead of holding it."""
-    return calibration == GENERATED or Path(calibration).suffix.lower() in SUFFIXES
 
 
 def apply_quantize(

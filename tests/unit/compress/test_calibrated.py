@@ -254,6 +254,16 @@ def test_what_the_model_writes_is_its_own_and_follows_the_seed(tiny_llama):
     assert small.recipe.steps[0].calibration == "generated"
 
 
+def test_a_recipe_names_the_file_that_was_read(tiny_llama, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    by_path, by_name, by_text = (ek.quantize(tiny_llama, "gptq", **{**FEW, "calibration": given}) for given in (path, str(path), TEXT))
+    assert by_path.recipe == by_name.recipe
+    assert by_path.recipe.steps[0].calibration == str(path)
+    assert by_text.recipe.steps[0].calibration is None
+    assert same(by_path, by_text)
+
+
 def test_text_shorter_than_a_window_is_refused_and_windows_are_held_out(tiny_llama):
     with pytest.raises(BadInput, match=r"has 9 tokens, fewer than one window of 64"):
         ek.quantize(tiny_llama, "gptq", calibration="too short", window=64)
