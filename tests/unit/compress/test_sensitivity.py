@@ -77,5 +77,15 @@ def test_mistakes_are_named(tiny_llama, tiny_classifier, found):
         ek.sensitivity(tiny_classifier)
     with pytest.raises(BadInput, match=r"bits is 9\. Allowed"):
         ek.sensitivity(tiny_llama, TEXT, bits=(4, 9))
-    with pytest.raises(BadInput, match=r"is too small\. The fewest bits take"):
+    for bits, said in (((), r"bits is \(\)\. Allowed: 2, 3"), ("4", r"bits is '4'\. Allowed: 2, 3")):
+        with pytest.raises(BadInput, match=said):
+            ek.sensitivity(tiny_llama, TEXT, bits=bits)
+    with pytest.raises(BadInput, match=r"samples is 0\. Allowed"):
+        ek.sensitivity(tiny_llama, TEXT, samples=0)
+    with pytest.raises(BadInput, match=r"is too small\. The fewest bits take .*B, .*B of them for what is never quantized"):
         found.allocate(found.smallest - 1)
+    with pytest.raises(BadInput, match=r"is too small\. With the bits set by hand at least"):
+        found.allocate(found.smallest, {found.modules[0].module: 8})
+    with pytest.raises(BadInput, match=r"is too small\. The fewest bits take .*B, .*B of them for what is never quantized"):
+        ek.best_format(tiny_llama, TEXT, bytes=1000, samples=1, window=32)
+    assert {c.bits for m in ek.sensitivity(tiny_llama, TEXT, bits=4, samples=1, window=32).modules for c in m.choices} == {4, 16}
