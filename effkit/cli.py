@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effkit.hardware.attached.processes import helps
-from effkit.lab.options import add_base, add_windows
+from effkit.lab.options import PROMPT, WINDOW, add_base, add_windows
 from effkit.lab.pages import command
 from effkit.lab.runs.foreground import Stopped as _Stopped
 from effkit.lab.runs.foreground import driven as _driven
@@ -39,6 +39,7 @@ from effkit.spec.places import cache_bytes, cache_folder, clear_cache
 from effkit.spec.progress import finish
 from effkit.spec.recipe import Recipe
 from effkit.spec.record import Record
+from effkit.spec.visible import visible
 
 if TYPE_CHECKING:
     from effkit.hardware.attached.processes import Crew
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except _Stopped as stop:
         return 128 + stop.number
     except EffkitError as error:
-        print(f"effkit: {error}", file=sys.stderr)
+        print(f"effkit: {visible(str(error))}", file=sys.stderr)  # it may repeat what a file says
         return 2
     except Exception as error:
         if os.environ.get("EFFKIT_DEBUG"):
@@ -101,8 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", help='a JSON file: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4}]}')
     run.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or one where this was interrupted")
     add_base(run)
-    add_windows(run)
-    run.add_argument("--prompt", type=int, default=128, help="tokens of a prompt while its speed is measured (default: %(default)s)")
+    add_windows(run, fits=True)
+    run.add_argument(
+        "--prompt", type=int, help=f"tokens of a prompt while its speed is measured (default: {PROMPT}, or what the model reads)"
+    )
     run.add_argument("--new-tokens", type=int, default=32, help="tokens that come out (default: %(default)s)")
     run.add_argument("--repeats", type=int, default=5, help="prompts (default: %(default)s)")
     run.add_argument("--name", help="how charts call the result (default: the recipe's label)")
@@ -183,7 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not helps():
         out.check(arguments.overwrite)
     with _stoppable():
-        from effkit.compress.planning import plan
+        from effkit.compress.pipeline import refuse
         from effkit.hardware.attached.processes import crew
         from effkit.lab.records.measuring import measure
         from effkit.models.loading import load
@@ -195,8 +198,8 @@ def _run(arguments: argparse.Namespace) -> int:
             with _led():
                 out.help(base, recipe, together)
             return 0
-        _check_text(arguments, base)
-        plans = plan(base, recipe)
+        plans, made = refuse(base, recipe) if recipe.steps else ((), base)
+        sizes = _sizes(arguments, base, made)
         out.begin(base, recipe, plans[-1].bytes_after if plans else base.stored_bytes, arguments.overwrite)
         together.meet()  # the folder is ready
         together.meet()  # the others know where to go on from
@@ -207,11 +210,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 base,
                 arguments.text and Path(arguments.text),
                 name=arguments.name,
-                window=arguments.window,
-                windows=arguments.windows,
-                prompt=arguments.prompt,
-                new_tokens=arguments.new_tokens,
-                repeats=arguments.repeats,
+                **sizes,
                 seed=recipe.seed,
                 store=False if arguments.no_store else None,
             )
@@ -388,11 +387,22 @@ class _Out:
         return {name: encode(value, name, None) for name, value in (("model", base), ("recipe", recipe))}
 
 
-def _check_text(arguments: argparse.Namespace, base: Model) -> None:
-    """Find a text that is missing or too short before minutes are spent on the model."""
-    from effkit.measure.material import material_for
+def _sizes(arguments: argparse.Namespace, base: Model, made: Model) -> dict[str, int]:
+    """How base and model will be measured. What cannot be measured so is found before minutes are spent on the model: a text that is
+    missing or too short, a window or a prompt that one of them cannot read. Without a wish, both are as long as they can be read."""
+    from effkit.lab.records.measuring import refuse_measuring
 
-    material_for(base, base, arguments.text and Path(arguments.text), arguments.window, arguments.windows)
+    names = ("window", "windows", "prompt", "new_tokens", "repeats")
+    sizes = {name: getattr(arguments, name) for name in names}
+    decodes, room = base.task == "causal-lm", min(base.window, made.window)
+    usual = {"window": (WINDOW, room if decodes else WINDOW), "prompt": (PROMPT, room - arguments.new_tokens if decodes else room)}
+    for name, (wanted, most) in usual.items():
+        if sizes[name] is None:
+            sizes[name] = max(1, min(wanted, most))
+            if sizes[name] < wanted:
+                print(f"note: {name} is {sizes[name]} tokens, for base and model read at most {room} at once", file=sys.stderr)
+    refuse_measuring(made, base, arguments.text and Path(arguments.text), **sizes)
+    return sizes
 
 
 if __name__ == "__main__":

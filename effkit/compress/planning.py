@@ -32,17 +32,20 @@ def plan(model: Model, what: Quantize | Prune | Student | Distill | Recipe, text
     Raises what the step itself would raise: BadInput, Unavailable.
     """
     if isinstance(what, Recipe):
-        return _plan_recipe(model, what, model.device, text)
+        return _plan_recipe(model, what, model.device, text)[0]
     return _plan_step(model, what, model.device, text)
 
 
-def check(model: Model, recipe: Recipe, text: Any = None) -> None:
-    """Raise what `plan` would, without measuring anything: the steps will measure, and once is enough."""
+def outlined(model: Model, recipe: Recipe, text: Any = None) -> tuple[tuple[Plan, ...], Model]:
+    """The plans of a recipe, and what its prune and student steps make of `model`: its shape, tokens and window, without weights.
+
+    Raises what `plan` would, without measuring anything: the steps will measure, and once is enough.
+    """
     prunes = isinstance(recipe.steps[0], Prune | Student) if recipe.steps else False
-    _plan_recipe(cut(model, Kept(), {}, {}, how="shapes") if prunes else model, recipe, model.device, text)
+    return _plan_recipe(cut(model, Kept(), {}, {}, how="shapes") if prunes else model, recipe, model.device, text)
 
 
-def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tuple[Plan, ...]:
+def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tuple[tuple[Plan, ...], Model]:
     plans: list[Plan] = []
     for i, step in enumerate(recipe.steps):
         following = len(recipe.steps) - i - 1
@@ -57,7 +60,7 @@ def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tup
                 "Allowed: quantize as the last step",
                 "Prune and distill first",
             )
-    return tuple(plans)
+    return tuple(plans), model
 
 
 def _plan_step(model: Model, step: Quantize | Prune | Student | Distill, device: Device, text: Any) -> Plan:

@@ -13,7 +13,11 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
 
 
-def add_windows(parser: argparse.ArgumentParser) -> None:
-    """How much of the text."""
-    parser.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
+WINDOW, PROMPT = 256, 128  # tokens
+
+
+def add_windows(parser: argparse.ArgumentParser, fits: bool = False) -> None:
+    """How much of the text. fits: where no window is given, it is the usual one or what the models can read."""
+    default = f"{WINDOW}, or what the model reads" if fits else str(WINDOW)
+    parser.add_argument("--window", type=int, default=None if fits else WINDOW, help=f"tokens a window (default: {default})")
     parser.add_argument("--windows", type=int, default=8, help="windows to measure on (default: %(default)s)")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from effkit.spec.record import Record
 from effkit.spec.sharing import shareable, without_folders
 
 from .pages.notebook import body_of, has_code, placeless, read_notebook, repaired, title_of, without_heading
-from .pages.parts import Material, Shown, all_cards
+from .pages.parts import Cards, Material, Shown, all_cards
 from .pages.writing import Words, page, place
-from .records.exchange import read_exploration, read_records
+from .records.exchange import read_exploration, records_of
 
 ALLOWED = "Allowed: records, as ek.measure returns them and ek.Store holds them; files that hold some; or one notebook (.ipynb)"
 
@@ -56,8 +56,8 @@ def share(
     introduction: str = "",
     model: Any = None,
     sensitivity: Sensitivity | str | Path | None = None,
-    cards: Iterable[Any] = (),
-    records: Iterable[Record] = (),
+    cards: Any = (),
+    records: Record | Iterable[Record | str | Path] | str | Path = (),
     licence: str | None = None,
     citations: Iterable[str] = (),
 ) -> Shared:
@@ -68,23 +68,31 @@ def share(
     model:  what describes the base (a Model, an Architecture, a config, a folder): the roofline and the two stacks are drawn for it;
             None: the base's own record, or what lies where the records say that they began
     sensitivity: of ek.sensitivity, or a JSON file of one: the map of layers, whose budget is solved in the page
-    cards:  live widgets, shown as they are now after the page's own; one of a class that the page would make takes its place
-    records: beside a notebook: what its page holds and lists in its receipt
+    cards:  one live widget or several, shown as they are now after the page's own; one of a class that the page makes takes its place
+    records: beside a notebook: what its page holds and lists in its receipt, given as `what` is
     licence: under which the page is shared; citations: works to cite besides those that the records name
 
-    Raises BadInput (nothing to show, another ending), Unavailable (the widgets are not installed), CannotWrite.
+    Raises BadInput (nothing to show, another ending, an argument that has no place there), Unavailable (the widgets are not
+    installed), CannotWrite.
     """
     path = Path(os.path.expanduser(path))
     notebook = _notebook(what)
     if path.suffix.lower() == ".ipynb" and notebook is not None:
+        given = {"title": title, "introduction": introduction, "model": model, "sensitivity": sensitivity, "cards": cards}
+        _refuse_unused({**given, "records": records, "licence": licence, "citations": citations})
         return _copy(notebook, path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"the file {path.name!r} ends in {path.suffix!r}", "Allowed: .html; for a notebook also .ipynb")
+    if notebook is None and _is_given(records):
+        raise BadInput(
+            "records is given beside records", "Allowed: beside a notebook", "Give all of them as the first: share([*these, *those], ...)"
+        )
     drawn = all_cards()
+    cards = _checked(cards, drawn)
     held = _records(records) if notebook is not None else _records(what)
     described, found, search = _described(model, held), _sensitivity(sensitivity), _exploration(what)
     held = tuple(shareable(record) for record in held)
-    material = Material(held, path.name, described, found and shareable(found), tuple(cards), search and shareable(search))
+    material = Material(held, path.name, described, found and shareable(found), cards, search and shareable(search))
     inside: list[Shown] = []
     code, body, told = False, "", []
     if notebook is None:
@@ -111,11 +119,43 @@ def share(
     return Shared(path, len(text.encode()), names, len(held), (*map(without_folders, story.missing), *told))
 
 
+def _is_given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str | tuple | list) and not value)
+
+
+def _refuse_unused(given: Mapping[str, Any]) -> None:
+    """A copy is the notebook and nothing else."""
+    named = [name for name, value in given.items() if _is_given(value)]
+    if named:
+        raise BadInput(
+            f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} given for a copy of a notebook",
+            "Allowed for a copy (.ipynb): the notebook and where it goes",
+            "Write a page (.html), which has a place for it, or leave it out",
+        )
+
+
+def _checked(cards: Any, drawn: Cards) -> tuple[Any, ...]:
+    """The live cards, each of a class that somebody here draws."""
+    several = (cards,) if hasattr(cards, "get_state") else cards
+    if not isinstance(several, Iterable):
+        raise BadInput(f"the cards are a {type(cards).__name__}", "Allowed: a card of effkit_widgets, or several")
+    several = tuple(several)
+    for card in several:
+        if not hasattr(card, "get_state") or not drawn.owns(type(card).__name__):
+            raise BadInput(
+                f"a {type(card).__name__} is among the cards",
+                "Allowed: cards of effkit_widgets, and of packages that bring their own (entry points in the group effkit.pages)",
+            )
+    return several
+
+
 def _copy(notebook: Path, path: Path) -> Shared:
     made, said = repaired(read_notebook(notebook))
     made, named = placeless(made)
     said += named
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        text = json.dumps(made, indent=1) + "\n"  # half a surrogate pair is JSON, and no UTF-8
     write_text(path, text)
     return Shared(path, len(text.encode()), notes=tuple(said))
 
@@ -128,24 +168,9 @@ def _notebook(what: Any) -> Path | None:
 
 def _records(what: Any) -> tuple[Record, ...]:
     """All records in their order, each once."""
-    if isinstance(what, Record | str | Path):
-        several: Any = [what]
-    else:
-        several = getattr(what, "records", what)
-        several = several() if callable(several) else several
-    try:
-        given = list(several)
-    except TypeError:
-        raise BadInput(f"a {type(what).__name__} is to be shared", ALLOWED) from None
-    found: dict[str, Record] = {}
-    for one in given:
-        if isinstance(one, str | Path):
-            found |= {record.id: record for record in read_records(one)}
-        elif isinstance(one, Record):
-            found[one.id] = one
-        else:
-            raise BadInput(f"a {type(one).__name__} is among what is to be shared", ALLOWED)
-    return tuple(found.values())
+    if any(_notebook(one) is not None for one in (what if isinstance(what, list | tuple) else ())):
+        raise BadInput("a notebook is among the records", ALLOWED, "Give the notebook alone, and the records beside it: records=...")
+    return tuple({record.id: record for record in records_of(what, ALLOWED)}.values())
 
 
 def _exploration(what: Any) -> Exploration | None:

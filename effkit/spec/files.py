@@ -88,13 +88,19 @@ def parsed(text: str | bytes) -> Any:
 
 def check_writable(data: Any, where: str) -> None:
     """Raise BadInput for what could be read but not written again: half a surrogate pair, a number that is none, nesting without end."""
-    level, depth = [data], 0
-    while level:
+    for level in levels(data, where):
         for value in level:
             if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
                 raise BadInput(f"{where} holds the text {value[:80]!r}", "Allowed: text that UTF-8 can hold")
             if isinstance(value, float) and not math.isfinite(value):
                 raise BadInput(f"{where} holds the number {value}", "Allowed: finite numbers")
+
+
+def levels(data: Any, where: str) -> Iterator[list[Any]]:
+    """All values of plain data, level by level. Raises BadInput past NESTED of them, where what recurses would break."""
+    level, depth = [data], 0
+    while level:
+        yield level
         holders = [value for value in level if isinstance(value, dict | list | tuple)]
         level = [inner for held in holders for inner in ([*held, *held.values()] if isinstance(held, dict) else held)]
         depth += 1
@@ -124,6 +130,9 @@ def writing(path: Path, needs: int = 0) -> Iterator[None]:
             errno.EPERM: "permission denied. Choose a folder that you may write to",
             errno.ENOTDIR: "a part of the path is a file. Choose another folder",
             errno.EEXIST: "a part of the path is a file. Choose another folder",
+            errno.EISDIR: "it is a folder. Choose another name",
+            errno.ENOTEMPTY: "it is a folder. Choose another name",
+            errno.ENAMETOOLONG: "the name is too long. Choose a shorter one",
         }.get(error.errno or (errno.ENOSPC if _SHORT.search(str(error)) else 0))
         if reason is None:
             raise

@@ -10,7 +10,7 @@ Folders are cut out of sentences too (reasons, notes, errors), credentials out o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +48,11 @@ def shareable(noun: N) -> N:
             name, count = f"./{count}-{last_part(path)}", count + 1
         names[path] = name
     return _renamed(noun, data, names, sentences=True)
+
+
+def parts_for_others(checkpoint: Noun, recipe: Noun, plans: Iterable[Noun]) -> dict[str, Any]:
+    """What a model says of how it came about, as others may have it, by the names that a Model and its manifest have for it."""
+    return {"checkpoint": shareable(checkpoint), "recipe": shareable(recipe), "plans": tuple(shareable(plan) for plan in plans)}
 
 
 def renamed(noun: N, names: Mapping[str, str]) -> N:

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from .errors import BadInput, choice
-from .files import content_hash, upgrade
+from .files import content_hash, parsed, upgrade
 from .intervals import Noun
 from .recipe import STEPS, Recipe, validated
 
@@ -133,7 +133,7 @@ class Space(Noun):
         """Read a space from a JSON file. BadInput where there is none, or naming the field, its value and what is allowed."""
         path = Path(path).expanduser()
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parsed(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BadInput(f"there is no space file {str(path)!r}", "Allowed: a path to a JSON file") from None
         except (OSError, ValueError) as error:

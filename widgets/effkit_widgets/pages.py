@@ -26,7 +26,7 @@ from ._projected import ProjectedCard
 from .layer_map import START_BITS, told_map
 from .twins import caption_of, sentence_of, twin_of
 
-LOCAL = ("folder",)  # of a run's state: where it lies on the author's machine is nobody's business
+LOCAL = ("folder", "dashboard")  # of a run's state: where it lies on the author's machine is nobody's business
 PRIVATE = ("local",)  # traits that hold nothing else
 NAMES = re.compile(r"^(?:const|let|class|(?:async )?function) (\w+)", re.MULTILINE)
 QUALITY = 0.9  # the student of the cost card is the smallest model that keeps so much, if one does
@@ -37,7 +37,8 @@ OTHERS, NEAR = 4, 0.8  # beside those two on a cost card: so many models of the 
 class _Cards:
     def story(self, material: Material) -> Story:
         told = Story()
-        given = {type(card).__name__ for card in material.cards}
+        own = [card for card in material.cards if self.owns(type(card).__name__)]  # the others are of other packages
+        given = {type(card).__name__ for card in own}
         for name, make in self._made(material):
             if name in given:
                 continue  # the author's own, with the author's settings
@@ -48,7 +49,7 @@ class _Cards:
                 continue
             if made is not None:
                 told.cards.append(made)
-        told.cards += [shown(card) for card in material.cards]
+        told.cards += [shown(card) for card in own]
         if material.records and material.model is None and not given & {"Roofline", "StackCompare"}:
             told.missing.append(
                 f"{caption_of('Roofline')}, {caption_of('StackCompare')}: the base's shape is not known here; give it as model="

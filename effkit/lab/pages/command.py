@@ -31,7 +31,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page; the last line of stdout is JSON."""
-    from effkit.lab.records.exchange import read_records
     from effkit.lab.share import share
 
     with stoppable():
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             introduction=arguments.introduction,
             model=arguments.model,
             sensitivity=arguments.sensitivity,
-            records=[record for file in arguments.records or () for record in read_records(file)],
+            records=arguments.records or (),
             licence=arguments.licence,
             citations=arguments.cite or (),
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from effkit.spec.errors import BadInput, Unavailable, bytes_text
+from effkit.spec.files import levels, parsed
 from effkit.spec.sharing import without_folders
 from effkit.spec.visible import ANSI, visible
 
@@ -57,14 +58,25 @@ def read_notebook(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LIMIT:
         raise BadInput(f"{path.name} has {bytes_text(path.stat().st_size)}", f"Allowed: notebooks of at most {bytes_text(LIMIT)}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        found = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise BadInput(f"{path.name} is not a notebook ({error})", "Allowed: a saved Jupyter notebook, format 4") from None
-    if not isinstance(found, dict) or found.get("nbformat") != 4 or not isinstance(found.get("cells"), list):
+    for _ in levels(found, path.name):
+        pass  # what follows recurses
+    if not isinstance(found, dict) or found.get("nbformat") != 4 or not _has_cells(found):
         raise BadInput(
             f"{path.name} is not a notebook of format 4", "Allowed: a saved Jupyter notebook, format 4", "Save it again in JupyterLab"
         )
     return found
+
+
+def _has_cells(notebook: Mapping[str, Any]) -> bool:
+    """Whether its parts are of the kinds that the format gives them."""
+    cells, metadata = notebook.get("cells"), notebook.get("metadata", {})
+    if not isinstance(cells, list) or not all(isinstance(part, dict) for part in (metadata, *cells)):
+        return False
+    outputs = [cell.get("outputs", []) for cell in cells]
+    return all(isinstance(several, list) and all(isinstance(one, dict) for one in several) for several in outputs)
 
 
 def repaired(notebook: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -252,8 +264,10 @@ def _states(notebook: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]
         state = model.get("state") if isinstance(model, Mapping) else None
         if isinstance(state, Mapping) and isinstance(state.get("_anywidget_id"), str):
             whole = copy.deepcopy(dict(state))
-            for part in model.get("buffers", ()):
-                _put(whole, part)
+            buffers = model.get("buffers")
+            for part in buffers if isinstance(buffers, list) else ():
+                if isinstance(part, Mapping):
+                    _put(whole, part)
             found[id] = (whole["_anywidget_id"], whole)
     return found
 

@@ -35,9 +35,7 @@ UNSTATED = "No licence was stated. The checkpoints that the records name have li
 
 
 def write_crate(records: Sequence[Record], path: Path, licence: str | None = None) -> Path:
-    """Write `records` to the zip `path`, whole or not at all; the same records give the same bytes. BadInput if there are none."""
-    if not records:
-        raise BadInput("there are no records", "Allowed: at least one")
+    """Write `records`, at least one, to the zip `path`, whole or not at all; the same records give the same bytes."""
     files = {f"records/{_safe(record.id)}.json": record for record in records}
     if len(files) != len(records):
         raise BadInput("two of the records have the same id", "Allowed: each record once")

@@ -99,6 +99,11 @@ class Cluster:
 
     # what the search asks for
 
+    @property
+    def dashboard(self) -> str:
+        """The address of Dask's dashboard; "" where it has none."""
+        return self.client.dashboard_link or ""
+
     def capacity(self) -> int:
         """Trials at once: a worker has one, or as many as it has devices."""
         workers = self._workers()
@@ -128,8 +133,8 @@ class Cluster:
             said = [f"{len(self.jobs)} trials on {len(now)} workers: {', '.join(job.name for job in self.jobs.values())}"]
             if self.lost:
                 said.append(f"{len(self.lost)} workers were lost, what they were at is tried again")
-            if self.client.dashboard_link:
-                said.append(f"dashboard {self.client.dashboard_link}")
+            if self.dashboard:
+                said.append(f"dashboard {self.dashboard}")
             yield "; ".join(said)
             time.sleep(LOOK_SECONDS)
 

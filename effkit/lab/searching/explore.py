@@ -74,6 +74,8 @@ def explore(
     A trial's quality, bytes and weights equal those of the same recipe made and measured alone. Cancelled, killed or out of
     budget: all trials that ended are kept. Raises BadInput (space, objectives, budget, a folder with another search), Unavailable.
     """
+    if not isinstance(base, Model):
+        raise BadInput(f"the base is a {type(base).__name__}", "Allowed: a model", "ek.load(name) gives one")
     if base.recipe.steps:
         raise BadInput(f"the base was already made by {base.recipe.label()!r}", "Allowed: a base model", "Load the base again")
     space, objectives = Space.of(space), check_objectives(objective)
@@ -83,6 +85,7 @@ def explore(
         raise BadInput("speed is False and an objective is a speed", "Allowed: either", "Leave speed out")
     told, read = read_text(on), None if text is None else read_text(text, part="train")
     material_for(base, base, told, window, windows)
+    rungs = _rungs(halving, windows, eta)
     facts = {
         "base": base.checkpoint.hash,
         "dtype": str(base.dtype).removeprefix("torch."),
@@ -90,7 +93,7 @@ def explore(
         "space": space.model_dump(mode="json"),
         "objectives": list(objectives),
         "sampler": sampler,
-        "halving": [*halving],
+        "halving": list(rungs[:-1]),
         "eta": eta,
         "text": told.hash,
         "text to learn from": read.hash if read else None,
@@ -105,7 +108,7 @@ def explore(
         space=space,
         objectives=objectives,
         sampler=sampler,
-        rungs=_rungs(halving, windows, eta),
+        rungs=rungs,
         eta=eta,
         budget=_budget(budget),
         trials=_limit(trials, sampler, budget),
@@ -123,17 +126,17 @@ def explore(
 def _explored(search: Search, base: Model, on: Text, text: Text | None, how: Measuring, cluster: Any) -> Work[None]:
     yield search.progress(message="reading the text")
     bench = Bench(base, on, text, how, search.folder / "made")
-    if search.base is None:
-        record = yield from _told(search, bench.measured_base(search.id, search.speed))
-        write_text(search.folder / "base.json", record.to_json())
-        search.base = record
-        search.keep(record)
     executor: Executor = Here(bench)
     if cluster is not None and cluster is not False:
         from .cluster import Cluster
 
-        executor = Cluster(cluster, bench)
+        executor = Cluster(cluster, bench)  # before the base is measured: an address where nobody answers is found at once
     try:
+        if search.base is None:
+            record = yield from _told(search, bench.measured_base(search.id, search.speed))
+            write_text(search.folder / "base.json", record.to_json())
+            search.base = record
+            search.keep(record)
         yield from search.run(executor)
     finally:
         executor.close()
@@ -151,6 +154,8 @@ def _told(search: Search, work: Work[Any]) -> Work[Any]:
 
 class Here:
     """One job at a time, in this process."""
+
+    dashboard = ""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -181,6 +186,8 @@ def _said(what: str, event: Progress) -> str:
 
 
 def _rungs(halving: Sequence[int], windows: int, eta: float) -> tuple[int, ...]:
+    if isinstance(halving, str) or not isinstance(halving, Sequence):
+        raise BadInput(f"halving is {halving!r}", "Allowed: rising numbers of windows, such as (2,)")
     rungs = (*halving, windows)
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in rungs)
     if not whole or list(rungs) != sorted(set(rungs)):

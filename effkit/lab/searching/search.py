@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import time
 import uuid
@@ -32,13 +33,14 @@ from effkit.spec.exploration import TIMED, Budget, Exploration, Rung, Stage, Tri
 from effkit.spec.files import write_text, writing
 from effkit.spec.frontier import figure_of
 from effkit.spec.progress import Progress, Snapshot, Work
-from effkit.spec.recipe import Distill, Quantize, from_json
+from effkit.spec.recipe import Distill, Quantize
 from effkit.spec.record import Record
 from effkit.spec.space import BYTES, Draft, Space, key_of, label_of, step_at
 
 from ..records.store import Store
 from ..runs.folder import RunFolder
 from .bench import REST, Clock, Found, Job, rounding_key
+from .folder import STUDY, asked, read
 from .study import Study, Taken
 
 TELL_SECONDS = 0.2  # between two events of the work inside a trial
@@ -46,8 +48,11 @@ MEASURING = ("evaluate", "profile", REST)  # the other stages make a model
 
 
 class Executor(Protocol):
-    """Where jobs run. `capacity`: how many at once; `wait` tells in words how it goes and returns those that ended."""
+    """Where jobs run. `capacity`: how many at once; `wait` tells in words how it goes and returns those that ended; `dashboard`: the
+    address of a page that shows it, or ""."""
 
+    @property
+    def dashboard(self) -> str: ...
     def capacity(self) -> int: ...
     def submit(self, job: Job) -> None: ...
     def wait(self) -> Generator[str, None, list[Found]]: ...
@@ -86,6 +91,7 @@ class Search:
     ended: str = ""
     notes: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    dashboard: str = ""
     _made: set[str] = field(default_factory=set)
 
     # opening and closing
@@ -106,6 +112,8 @@ class Search:
 
     def _recall(self) -> None:
         self.id = self._identity()
+        for place in (self.home, RunFolder(self.folder / "trials")):
+            place.sweep()
         before = read(self.folder)
         self.base, self.clock = before.base, Clock(before.seconds)
         self.done = {trial.number: trial for trial in before.trials}
@@ -115,12 +123,13 @@ class Search:
         self._made = {place.name.removesuffix(".safetensors") for place in (self.folder / "made").glob("*")}
 
     def _identity(self) -> str:
-        place = self.folder / "study.json"
+        place = self.folder / STUDY
         if not place.exists():
-            if any(p.name not in ("owner.lock", "trials") for p in self.folder.iterdir()):
+            # what a kill leaves while this file is written is nobody's
+            if any(not re.fullmatch(rf"owner\.lock|trials|\.{re.escape(STUDY)}\..*\.part", p.name) for p in self.folder.iterdir()):
                 raise BadInput(f"the folder {str(self.folder)!r} holds other things", "Allowed: a new or empty folder, or an exploration's")
             write_text(place, json.dumps({"version": 1, "id": uuid.uuid4().hex, "facts": self.facts}, indent=1))
-        written = json.loads(place.read_text(encoding="utf-8"))
+        written = asked(self.folder)
         now = json.loads(json.dumps(self.facts))
         other = sorted(name for name in {*now, *written["facts"]} if now.get(name) != written["facts"].get(name))
         if other:
@@ -143,6 +152,7 @@ class Search:
     def run(self, executor: Executor) -> Work[None]:
         """Try recipe after recipe until something ends it; what is being worked on then is finished."""
         waiting: list[Job] = []  # those that go on to more windows
+        self.dashboard = executor.dashboard
         while True:
             while len(self.running) - len(waiting) < max(1, executor.capacity()):
                 job = waiting.pop(0) if waiting else self._next()
@@ -306,6 +316,7 @@ class Search:
         """An event: of a trial that ended, or of how it goes."""
         total = self.trials or (int(self.space.size) if self.study.countable else len(self.done) + len(self.running))
         details: dict[str, Any] = {"running": [r.label for r in self.running.values()], "folder": str(self.folder)}
+        details |= {"dashboard": self.dashboard} if self.dashboard else {}
         if trial is not None:
             front = [t.number for t in self.exploration().front()]
             details |= {"trial": trial.told(self.objectives), "front": front, "objectives": list(self.objectives)}
@@ -328,28 +339,6 @@ class Search:
             folder=str(self.folder),
             notes=tuple(self.notes),
         )
-
-
-def read(folder: str | Path) -> Exploration:
-    """What an exploration in `folder` has found so far, also while another process explores. BadInput where there is none."""
-    folder = Path(folder)
-    try:
-        facts = json.loads((folder / "study.json").read_text(encoding="utf-8"))["facts"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{str(folder)!r} holds no exploration ({type(error).__name__})", "Allowed: the folder of ek.explore") from None
-    state = RunFolder(folder).state()
-    base = folder / "base.json"
-    trials = [from_json(Trial, p.read_text(encoding="utf-8"), "trial") for p in sorted((folder / "trials").glob("*.json"))]
-    return Exploration(
-        objectives=tuple(facts["objectives"]),
-        base=Record.from_json(base.read_text(encoding="utf-8")) if base.exists() else None,
-        trials=tuple(trials),
-        sampler=facts["sampler"],
-        ended=state.get("ended", ""),
-        seconds=state.get("seconds", 0.0),
-        folder=str(folder),
-        notes=tuple(state.get("notes", ())),
-    )
 
 
 def _stage(draft: Draft, at: int, made: set[str]) -> tuple[str, float]:

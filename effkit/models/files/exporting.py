@@ -18,7 +18,7 @@ from effkit.spec.errors import BadInput, bytes_text, choice
 from effkit.spec.files import atomic_file, atomic_folder
 from effkit.spec.plugins import imported, table
 from effkit.spec.progress import Progress, Work, long_work
-from effkit.spec.sharing import shareable
+from effkit.spec.sharing import parts_for_others
 
 from ..model import Model
 
@@ -122,7 +122,8 @@ def export(model: Model, path: str | Path, format: str = "compressed-tensors", *
         _refuse_changes(plan, chosen)
     needs = sum(placed.bytes for placed in plan) + ROOM
     with (atomic_file if chosen.suffix else atomic_folder)(path, needs=needs) as part:
-        yield from chosen.write(_for_others(model), plan, part)
+        shared = replace(model, **parts_for_others(model.checkpoint, model.recipe, model.plans))  # formats write these beside the weights
+        yield from chosen.write(shared, plan, part)
     yield Progress("export", len(plan), len(plan), "tensors", "written")
     return Exported(path, chosen.name, plan, notes(plan))
 
@@ -170,12 +171,6 @@ def notes(plan: tuple[Placed, ...]) -> tuple[str, ...]:
         who = group[0].module if len(group) == 1 else f"{len(group)} tensors, such as {group[0].module}"
         said.append(f"{who}: {why}" + (f" ({bytes_text(more)} more than in effkit)" if more > 0 else ""))
     return tuple(said)
-
-
-def _for_others(model: Model) -> Model:
-    """The same model without the folders of this machine, which formats write beside the weights."""
-    plans = tuple(shareable(plan) for plan in model.plans)
-    return replace(model, checkpoint=shareable(model.checkpoint), recipe=shareable(model.recipe), plans=plans)
 
 
 def _refuse_changes(plan: tuple[Placed, ...], chosen: Exporter) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from effkit.spec.files import atomic_folder, parsed, upgrade, write_text
 from effkit.spec.plan import Plan
 from effkit.spec.recipe import Recipe, validated
 from effkit.spec.record import Checkpoint
-from effkit.spec.sharing import shareable
+from effkit.spec.sharing import parts_for_others
 
 from ..building import BUILDING
 from ..checks import owners
@@ -79,9 +80,7 @@ def manifest(model: Model, owner: dict[str, str]) -> dict[str, Any]:
         "effkit": __version__,
         "architecture": type(model.module).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "checkpoint": model.checkpoint.model_dump(mode="json"),
-        "recipe": model.recipe.model_dump(mode="json"),
-        "plans": [plan.model_dump(mode="json") for plan in model.plans],
+        **_as_json(model.checkpoint, model.recipe, model.plans),
         "modules": replaced,
         "ties": {name: first for name, first in owner.items() if name != first},
     }
@@ -90,10 +89,16 @@ def manifest(model: Model, owner: dict[str, str]) -> dict[str, Any]:
 def share_(folder: Path) -> None:
     """Take out of effkit.json where the base and the texts lay on this machine, so that the folder can be handed on."""
     data = read_manifest(folder)
-    shared = {"checkpoint": data["checkpoint"], "recipe": data["recipe"]}
-    told = {name: shareable(noun).model_dump(mode="json") for name, noun in shared.items()}
-    plans = [shareable(plan).model_dump(mode="json") for plan in data["plans"]]
-    write_text(folder / MANIFEST, json.dumps({**data, **told, "plans": plans}, indent=2))
+    told = _as_json(**parts_for_others(data["checkpoint"], data["recipe"], data["plans"]))
+    write_text(folder / MANIFEST, json.dumps({**data, **told}, indent=2))
+
+
+def _as_json(checkpoint: Checkpoint, recipe: Recipe, plans: Iterable[Plan]) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "plans": [plan.model_dump(mode="json") for plan in plans],
+    }
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 
 from effkit.spec.errors import BadInput, choice
 from effkit.spec.files import parsed
+from effkit.spec.places import is_local
 
 PARTS = {"train": range(0, 6), "held-out": range(6, 7), "test": range(7, 10)}
 SUFFIXES = (".txt", ".md", ".jsonl")
@@ -137,10 +138,13 @@ def file_name(what: Any) -> str | None:
 
 
 def _is_path(what: str) -> bool:
-    """A short string without whitespace that has a known suffix or a separator is meant as a path, and so is an existing file."""
+    """A short string without whitespace that has a known suffix or a separator is meant as a path, and so is one line that begins as a
+    path does and has a known suffix ("/my texts/a.txt"), and an existing file."""
     if not what.strip() or len(what.encode("utf-8", "replace")) > 250:
         return False
-    looks = not re.search(r"\s", what) and (Path(what).suffix.lower() in SUFFIXES or "/" in what or "\\" in what)
+    known = Path(what).suffix.lower() in SUFFIXES
+    looks = not re.search(r"\s", what) and (known or "/" in what or "\\" in what)
+    looks = looks or (known and is_local(what) and "\n" not in what)
     return looks or os.path.isfile(os.path.expanduser(what))
 
 

@@ -54,8 +54,50 @@ def test_records_come_back_from_json_and_from_a_crate(records, tmp_path):
         ek.write_records(records, tmp_path / "two.csv")
     with pytest.raises(BadInput, match="there are no records"):
         ek.write_records([], tmp_path / "none.zip")
-    with pytest.raises(BadInput, match="holds 2 records"):
+    with pytest.raises(BadInput, match=f"holds 2 records: {records[0].id[:12]} .*effkit replay FILE --record ID"):
         ek.replay(tmp_path / "two.json")
+    with pytest.raises(BadInput, match="there are no records"):
+        ek.write_records([], tmp_path / "none.json")
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"none\.json' holds no record"):
+        ek.replay(tmp_path / "none.json")
+
+
+def test_whatever_holds_records_is_written(records, tmp_path):
+    store = ek.Store(tmp_path / "s.sqlite")
+    for record in records:
+        store.add(record)
+    found = ek.Exploration(objectives=("bytes", "retained"), base=records[0])
+    for what, count in ((store, 2), (found, 1), ([tmp_path / "one.json", records[1]], 2), (tmp_path / "one.json", 1)):
+        ek.write_records(records[0], tmp_path / "one.json")
+        assert ek.read_records(ek.write_records(what, tmp_path / "out.json")) == records[:count]
+    for what, says in ((3, "a int holds no records"), ([3], "a int is among the records"), (None, "a NoneType holds no records")):
+        with pytest.raises(BadInput, match=says):
+            ek.write_records(what, tmp_path / "out.json")
+    with pytest.raises(BadInput, match="a tuple is given for a file"):
+        ek.replay(records)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.html", "r.zip", "r.safetensors", "x" * 300 + ".json"])
+def test_what_may_not_be_read_is_said(tmp_path, monkeypatch, name):
+    """Permissions do not stop root, who may run this test."""
+
+    def refuse(*given, **options):
+        raise PermissionError(13, "Permission denied")
+
+    if len(name) < 200:
+        (tmp_path / name).write_bytes(b"{}" * 20)
+        for opening in ("pathlib.Path.open", "pathlib.Path.read_text", "zipfile.ZipFile.__init__"):
+            monkeypatch.setattr(opening, refuse)
+    with pytest.raises(BadInput, match=r"(cannot be read|is not a record) \(.*(Permission denied|too long)"):
+        ek.read_records(tmp_path / name)
+
+
+def test_a_newer_record_asks_for_a_newer_effkit(records, tmp_path):
+    newer = {**json.loads(records[0].to_json()), "version": 2, "news": 1}
+    (tmp_path / "newer.json").write_text(json.dumps([json.loads(records[1].to_json()), newer]))
+    with pytest.raises(BadInput, match=r"newer.json: the version of this record is 2\. .*Update effkit"):
+        ek.read_records(tmp_path / "newer.json")
 
 
 def test_a_crate_says_what_the_specification_asks_for(records, tmp_path, tiny_llama_folder):

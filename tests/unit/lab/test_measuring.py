@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 
@@ -112,3 +113,25 @@ def test_a_classifier(tiny_classifier):
     assert record.quality.retained == 1
     assert record.quality.perplexity.value is None
     assert record.profile.new_tokens == 0
+
+
+def test_a_text_that_a_recipe_reads_is_hashed_once_and_anew_where_it_changed(tiny_llama, tmp_path, monkeypatch):
+    from effkit.lab.records import measuring
+
+    file = tmp_path / "my notes.txt"
+    file.write_text(TEXT)
+    recipe = ek.Recipe(steps=(ek.Quantize(method="gptq", calibration=str(file)),))
+    os.utime(file, (1e9, 1e9))
+    read, real = [], measuring.read_text
+    monkeypatch.setattr(measuring, "read_text", lambda path: read.append(path) or real(path))
+    first = measuring.texts_read(recipe)
+    assert first == measuring.texts_read(recipe) == {str(file): real(file).hash}
+    assert len(read) == 1
+    file.write_text(TEXT.replace("costs", "takes"))
+    assert measuring.texts_read(recipe) == {str(file): real(file).hash} != first
+    file.write_text(TEXT.replace("costs", "bears"))  # as long as before, and at once: its time may be the same
+    assert measuring.texts_read(recipe) == {str(file): real(file).hash}
+    file.unlink()
+    assert measuring.texts_read(recipe) == {}, "the name of a file that is gone is no text"
+    with pytest.raises(BadInput, match=r"there is no text file '.*my notes\.txt'"):
+        real(str(file))

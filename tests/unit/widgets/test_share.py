@@ -18,7 +18,7 @@ from effkit.lab.pages import parts
 from effkit.lab.pages.parts import Grid, Shown, Story, Table, all_cards
 from effkit.lab.pages.safe import cleaned, packed, policy
 from effkit.lab.records.exchange import read_records
-from effkit.spec.errors import BadInput, Unavailable
+from effkit.spec.errors import BadInput, CannotWrite, Unavailable
 from effkit.spec.exploration import Exploration, Trial
 from effkit.spec.sharing import shareable
 from effkit.spec.visible import visible
@@ -135,13 +135,36 @@ def test_what_cannot_be_shared_is_said(tmp_path):
     for what, path, words in (
         ([], "page.html", "there is nothing to show"),
         (family(), "page.pdf", "the file 'page.pdf' ends in '.pdf'"),
-        ([1], "page.html", "a int is among what is to be shared"),
-        (3.5, "page.html", "a float is to be shared"),
+        ([1], "page.html", "a int is among the records"),
+        (3.5, "page.html", "a float holds no records"),
         (str(tmp_path / "none.json"), "page.html", "there is no file"),
+        (["lesson.ipynb", "records.json"], "page.html", "a notebook is among the records"),
+        (family(), "x" * 250 + ".html", "the name is too long"),
     ):
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises((BadInput, CannotWrite), match=words):
             ek.share(what, tmp_path / path)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(CannotWrite, match=r"it is a folder\. Choose another name"):
+        ek.share(family(), tmp_path / "folder.html")
+
+
+def test_what_has_no_place_on_the_page_is_refused_and_not_forgotten(tmp_path):
+    import ipywidgets
+
+    import effkit_widgets
+
+    for given, words in (
+        ({"records": family()[:1]}, "records is given beside records"),
+        ({"cards": [ipywidgets.IntSlider()]}, "a IntSlider is among the cards"),
+        ({"cards": [family()[0]]}, "a Record is among the cards"),
+        ({"cards": 3}, "the cards are a int"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            ek.share(family(), tmp_path / "page.html", **given)
+    assert list(tmp_path.iterdir()) == []
+    done = ek.share(family(), tmp_path / "page.html", cards=effkit_widgets.FrontierBoard(family()))
+    assert done.cards[-1] == "FrontierBoard"
 
 
 def test_a_page_says_which_figures_it_lacks_and_why(tmp_path):
@@ -207,9 +230,8 @@ class Others:
     """Cards of another package: one of a class of its own."""
 
     def story(self, material):
-        return Story(
-            [Shown("OtherChart", "Of another package", {"n": len(material.records)}, table=Table("n", ("n",), (("5",),)))], ["why not"]
-        )
+        own = [Shown("OtherChart", "Of another package", {"n": len(material.records)}, table=Table("n", ("n",), (("5",),)))]
+        return Story(own + [Shown("OtherChart", "A live one", card.get_state()) for card in material.cards], ["why not"])
 
     def restored(self, kind, state):
         return Shown("OtherChart", "Another", dict(state)) if kind == "other.Chart" else None
@@ -236,6 +258,8 @@ def test_cards_of_another_package_come_in_by_the_same_door(tmp_path, monkeypatch
     assert "why not" in done.notes
     assert "EFFKIT_CARDS.OtherChart = { render() {} };" in done.path.read_text()
     assert all_cards().restored("other.Chart", {"a": 1}).widget == "OtherChart"
+    live = type("OtherChart", (), {"get_state": lambda self: {"live": True}})()
+    assert ek.share(family(), tmp_path / "page.html", cards=[live]).cards[-2:] == ("OtherChart", "OtherChart")
 
 
 def test_each_card_finds_its_sheets_in_the_order_that_it_has_alone():
@@ -271,3 +295,10 @@ def test_the_command_shares_and_replays_name_one_record(tmp_path, capsys):
     assert "holds 5 records" in capsys.readouterr().err
     assert main(["replay", str(out), "--record", "nobody"]) == 2
     assert "none of the records" in capsys.readouterr().err
+    ek.write_records(hostile(), tmp_path / "hostile.json")
+    assert main(["replay", str(tmp_path / "hostile.json"), "--record", "nobody"]) == 2
+    said = capsys.readouterr().err
+    assert "[U+202E]gnp.exe" in said
+    assert not re.search("[\x1b\u202a-\u202e\u2066-\u2069]", said), "a name that steers the terminal"
+    assert main(["share", str(out), "--records", str(out), "--out", str(out)]) == 2
+    assert "records is given beside records" in capsys.readouterr().err

@@ -167,6 +167,17 @@ def test_a_notebook_becomes_a_page_and_a_copy_for_github(tmp_path):
     assert json.loads(copied.path.read_text())["metadata"]["widgets"][STATE]["state"].keys() == {"m0"}
     with pytest.raises(BadInput, match=r"ends in '\.ipynb'"):
         ek.share(family(), tmp_path / "records.ipynb")
+    with pytest.raises(BadInput, match=r"title, records are given for a copy of a notebook.*Write a page \(.html\)"):
+        ek.share(source, tmp_path / "other.ipynb", title="mine", records=family())
+    assert not (tmp_path / "other.ipynb").exists()
+
+
+def test_a_notebook_with_half_a_surrogate_pair_is_shared(tmp_path):
+    source = tmp_path / "odd.ipynb"
+    source.write_text(json.dumps(notebook(nbformat.v4.new_markdown_cell("# Half \ud83d of it"), nbformat.v4.new_code_cell("'\ud83d'"))))
+    assert "Half  of it" in ek.share(source, tmp_path / "odd.html").path.read_text()
+    copy = json.loads(ek.share(source, tmp_path / "copy.ipynb").path.read_text())
+    assert copy["cells"] == json.loads(source.read_text())["cells"]
 
 
 @pytest.mark.parametrize("name", ["page.html", "copy.ipynb"])
