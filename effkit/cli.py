@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effkit.hardware.attached.processes import helps
-from effkit.lab.options import PROMPT, WINDOW, add_base, add_windows
+from effkit.lab.options import add_base, add_prompt, add_windows, measured_sizes
 from effkit.lab.pages import command
 from effkit.lab.runs.foreground import Stopped as _Stopped
 from effkit.lab.runs.foreground import driven as _driven
@@ -103,9 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or one where this was interrupted")
     add_base(run)
     add_windows(run, fits=True)
-    run.add_argument(
-        "--prompt", type=int, help=f"tokens of a prompt while its speed is measured (default: {PROMPT}, or what the model reads)"
-    )
+    add_prompt(run)
     run.add_argument("--new-tokens", type=int, default=32, help="tokens that come out (default: %(default)s)")
     run.add_argument("--repeats", type=int, default=5, help="prompts (default: %(default)s)")
     run.add_argument("--name", help="how charts call the result (default: the recipe's label)")
@@ -199,7 +197,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 out.help(base, recipe, together)
             return 0
         plans, made = refuse(base, recipe) if recipe.steps else ((), base)
-        sizes = _sizes(arguments, base, made)
+        sizes = measured_sizes(arguments, base, made)
         out.begin(base, recipe, plans[-1].bytes_after if plans else base.stored_bytes, arguments.overwrite)
         together.meet()  # the folder is ready
         together.meet()  # the others know where to go on from
@@ -385,24 +383,6 @@ class _Out:
         from effkit.lab.runs.arguments import encode
 
         return {name: encode(value, name, None) for name, value in (("model", base), ("recipe", recipe))}
-
-
-def _sizes(arguments: argparse.Namespace, base: Model, made: Model) -> dict[str, int]:
-    """How base and model will be measured. What cannot be measured so is found before minutes are spent on the model: a text that is
-    missing or too short, a window or a prompt that one of them cannot read. Without a wish, both are as long as they can be read."""
-    from effkit.lab.records.measuring import refuse_measuring
-
-    names = ("window", "windows", "prompt", "new_tokens", "repeats")
-    sizes = {name: getattr(arguments, name) for name in names}
-    decodes, room = base.task == "causal-lm", min(base.window, made.window)
-    usual = {"window": (WINDOW, room if decodes else WINDOW), "prompt": (PROMPT, room - arguments.new_tokens if decodes else room)}
-    for name, (wanted, most) in usual.items():
-        if sizes[name] is None:
-            sizes[name] = max(1, min(wanted, most))
-            if sizes[name] < wanted:
-                print(f"note: {name} is {sizes[name]} tokens, for base and model read at most {room} at once", file=sys.stderr)
-    refuse_measuring(made, base, arguments.text and Path(arguments.text), **sizes)
-    return sizes
 
 
 if __name__ == "__main__":

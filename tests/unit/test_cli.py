@@ -229,13 +229,11 @@ def test_text_from_a_file_is_what_is_measured(here, tmp_path, tiny_llama_folder)
 @pytest.fixture
 def specialist(tmp_path, tiny_encoder_folder, reports):
     """(the folder of a fine-tuned teacher, a pool, the README's recipe for a student of that teacher, with few steps)."""
-    from effkit.compress.teaching import finetune
-    from effkit.models.classifying import classifier
     from effkit.models.texts.labelled import split
 
     parts = split(reports)
-    base = classifier(tiny_encoder_folder, reports.classes, device="cpu")
-    teacher = finetune(base, parts.train, epochs=6, learning_rate=2e-3, batch=8).save(tmp_path / "teacher")
+    base = ek.classifier(tiny_encoder_folder, reports.classes, device="cpu")
+    teacher = ek.finetune(base, parts.train, epochs=6, learning_rate=2e-3, batch=8).save(tmp_path / "teacher")
     pool = tmp_path / "pool.txt"
     pool.write_text("\n".join(parts.train.texts))
     (tmp_path / "test.txt").write_text("\n".join(parts.test.texts))

@@ -20,16 +20,12 @@ from .calibration import calibration
 from .folding import fold_layer_
 from .planning import as_matrix, bias_of
 from .registry import method as method_of
+from .registry import reads
 from .rounding import Rounded, scale_type
 from .streaming import Stream, plain
 
 T = TypeVar("T")
 WINDOWS = 2  # in a batch where a layer is learned: what one step reads
-
-
-def reads(method: Any) -> str:
-    """What a method looks at: "weights" alone, the "inputs" of each module, or a whole "layer"."""
-    return getattr(method, "reads", "weights")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import KEPT, Quantize
 
 from .methods.rtn import RTN, RoundToNearest
-from .registry import Method, method
+from .registry import Method, method, reads
 
 if TYPE_CHECKING:
     from effkit.hardware.attached.device import Device
@@ -51,7 +51,7 @@ def plan_quantize(model: Model, step: Quantize, device: Device | None = None) ->
         raise Unavailable(f"method {step.method!r} cannot run on {device}", why, "Choose another method or device")
     stored = _inventory(model)
     _check_names(step, [s.name for s in stored], tied_head(model), embedding_name(model))
-    inside = "" if getattr(chosen, "reads", "weights") == "weights" else layer_list(model)[0] + "."
+    inside = "" if reads(chosen) == "weights" else layer_list(model)[0] + "."
     plans = tuple(_plan_module(model, step, chosen if s.name.startswith(inside) else _unread(chosen), s) for s in stored)
     if not any(p.action == "quantize" for p in plans):
         reasons = sorted({p.reason for p in plans if p.reason})
@@ -208,7 +208,7 @@ def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: 
                 "is wrong there, so their weights are quantized as one flat vector, which is right"
             )
     chosen = method(step.method)
-    if (step.tune or getattr(chosen, "reads", "weights") != "weights") and step.window > model.window:
+    if (step.tune or reads(chosen) != "weights") and step.window > model.window:
         notes.append(f"calibration windows have {model.window} tokens instead of {step.window}: this model reads no more at once")
     if step.tune and not isinstance(chosen, RoundToNearest):
         notes.append(f"{step.method} stores no scales of groups, so in the layers tuning trains the norms alone")

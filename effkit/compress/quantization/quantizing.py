@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,19 +16,20 @@ from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.stored import storage
 from effkit.models.stored.packed import PackedEmbedding, PackedLinear, PackedWeight
-from effkit.models.texts.datasets import SUFFIXES
+from effkit.models.texts.datasets import file_name
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
-from .calibrated import Job, Prepared, quantize_layers, reads
+from .calibrated import Job, Prepared, quantize_layers
 from .calibration import GENERATED, check_writes, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
 from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, scale_of, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
+from .registry import reads
 from .rotation import check_known, rotated
 from .rounding import error_by_rows
 from .tuning import Tuning
@@ -74,17 +74,12 @@ def quantize(
     than a window), Unavailable (a method that cannot run here), OutOfMemory. Progress comes after every module, with its
     relative error: 4-bit NF4 on normal weights has 0.09, 8-bit rtn about 0.005.
     """
-    named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
+    named = GENERATED if isinstance(calibration, str) and calibration == GENERATED else file_name(calibration)
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
     given |= {"module_bits": dict(module_bits or {}), "skip": skip, "calibration": named, "samples": samples, "window": window}
     given |= {"rotate": rotate, "learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
     step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, calibration, seed, resume))
-
-
-def _can_be_named(calibration: str) -> bool:
-    """Whether a recipe can name this text, instead of holding it."""
-    return calibration == GENERATED or Path(calibration).suffix.lower() in SUFFIXES
 
 
 def apply_quantize(
@@ -136,8 +131,11 @@ def apply_quantize(
     if prepared.note:
         plan = plan.model_copy(update={"notes": (*plan.notes, prepared.note)})
     if prepared.folds:
-        norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
-        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
+        exact = len({name for key in prepared.folds if (name := key.rpartition("/")[0]) not in done})
+        where = (
+            f"{exact} module{'' if exact == 1 else 's'} that {'is' if exact == 1 else 'are'} not rounded" if exact else "rounded modules"
+        )
+        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {where}")})
     new = _assembled(model, step, plan, done, prepared.folds, seed)
     if step.tune is None:
         return new

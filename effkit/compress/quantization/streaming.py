@@ -224,8 +224,12 @@ class Unpacked(nn.Module):
     def weight(self) -> Tensor:
         return self.packed.packed.dequantized()
 
+    @property
+    def bias(self) -> Tensor | None:
+        return self.packed.bias
+
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.packed.bias)
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 def plain(module: nn.Module) -> nn.Module:

@@ -59,6 +59,13 @@ class TunableLinear(nn.Module):
         super().__init__()
         self.grid, self.bias = grid, bias
 
+    @property
+    def weight(self) -> Tensor:
+        """The matrix it stands for, for layers that read it themselves (Mamba's time steps): of it only scales are trained."""
+        g = self.grid
+        offset = _offset(g.integers.detach(), g.zero, g.group, 2**g.bits - 1)
+        return (offset * g.scale().unsqueeze(-1)).reshape(g.integers.shape).to(g.packed.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         g = self.grid
         y = _Linear.apply(x, g.scale(), g.integers, g.zero, g.group, 2**g.bits - 1, g.dtype)

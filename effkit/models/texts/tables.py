@@ -20,7 +20,7 @@ from effkit.spec.files import parsed
 
 from .labelled import LabelledSet, made
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",)}
 FIELD_LIMIT = 1 << 27
 
@@ -36,7 +36,7 @@ def read_table(path: Path, text: str | None, label: str | None, group: str | Non
     if not path.is_file():
         raise BadInput(f"there is no labelled file {str(path)!r}", f"Allowed: an existing file ({', '.join(SUFFIXES)})", "Check the path")
     content, notes = _decoded(path)
-    if path.suffix.lower() == ".jsonl":
+    if path.suffix.lower() not in DELIMITERS:
         columns, rows, broken = _json_lines(content, path.name)
     else:
         columns, rows, broken, note = _delimited(content, path, [text, label, group])
@@ -196,9 +196,18 @@ def _padded(record: list[str], length: int) -> list[str]:
 
 
 def _json_lines(content: str, name: str) -> tuple[list[str], list[Row], int]:
+    """Of JSON Lines, or of a .json file that is one list of objects."""
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    for number, line in enumerate(content.split("\n"), 1):
+    lines = content.split("\n")
+    if name.lower().endswith(".json") and content.lstrip().startswith("["):
+        try:
+            lines = [json.dumps(row) for row in parsed(content)]
+        except ValueError as error:
+            raise BadInput(
+                f"{name!r} is no JSON ({error})", 'Allowed: [{"text": "...", "label": "..."}, ...], or an object a line'
+            ) from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 import effkit as ek
 from effkit.compress.quantization.calibration import calibration, split
@@ -254,6 +254,16 @@ def test_what_the_model_writes_is_its_own_and_follows_the_seed(tiny_llama):
     assert small.recipe.steps[0].calibration == "generated"
 
 
+def test_a_recipe_names_the_file_that_was_read(tiny_llama, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    by_path, by_name, by_text = (ek.quantize(tiny_llama, "gptq", **{**FEW, "calibration": given}) for given in (path, str(path), TEXT))
+    assert by_path.recipe == by_name.recipe
+    assert by_path.recipe.steps[0].calibration == str(path)
+    assert by_text.recipe.steps[0].calibration is None
+    assert same(by_path, by_text)
+
+
 def test_text_shorter_than_a_window_is_refused_and_windows_are_held_out(tiny_llama):
     with pytest.raises(BadInput, match=r"has 9 tokens, fewer than one window of 64"):
         ek.quantize(tiny_llama, "gptq", calibration="too short", window=64)
@@ -309,3 +319,15 @@ def test_a_plain_linear_stands_for_the_packed_one(tiny_llama):
     x = torch.randn(3, 64)
     assert torch.allclose(plain(packed)(x), packed(x), atol=1e-6)
     assert plain(linear := nn.Linear(3, 3)) is linear
+
+
+def test_a_model_without_a_cache_of_keys_writes_with_all_that_it_wrote_before(tiny_llama):
+    torch.manual_seed(0)
+    module = MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2, state_size=8))
+    base = wrap(module, tiny_llama.tokenizer, "random Mamba")
+    ids = finish(calibration(base, "generated", 4, 12, seed=3))[0]["input_ids"]
+    draw = torch.Generator().manual_seed(3)
+    torch.randint(256, (4, 1), generator=draw)
+    for length in range(1, 12):
+        chances = torch.softmax(base.logits(ids[:, :length])[:, -1], dim=-1)
+        assert torch.equal(torch.multinomial(chances, 1, generator=draw), ids[:, length : length + 1])

@@ -373,3 +373,24 @@ def test_many_runs_at_once():
     runs = [ek.start(toys.train, seed=i, steps=20) for i in range(6)]
     assert all(torch.equal(run.wait(120), finish(toys.train.work(seed=i, steps=20))) for i, run in enumerate(runs))
     assert len({run.folder for run in runs}) == 6
+
+
+def test_a_teacher_is_made_live(tiny_encoder_folder, reports, tmp_path):
+    """Fine-tuning is a run like others: paused, a knob turned, cancelled so that it can go on, and taken up again from its folder."""
+    base = ek.classifier(tiny_encoder_folder, reports.classes, device="cpu")
+    run = ek.start(ek.finetune, base, reports, epochs=4, learning_rate=1e-3, batch=16, folder=tmp_path / "run")
+    until(lambda: len([e for e in run.events if e["task"] == "finetune"]) > 3)
+    run.pause()
+    until(lambda: run.state == "paused")
+    at = len(run.events)
+    run.change(learning_rate=5e-4)
+    run.resume()
+    until(lambda: len(run.events) > at + 1)
+    run.cancel(keep=True)
+    with pytest.raises(Cancelled):
+        run.wait(20)
+    again = ek.attach(tmp_path / "run")
+    again.resume()
+    teacher = again.wait(60)
+    assert again.events[-1]["done"] == 60
+    assert "learning_rate became 0.0005" in " ".join(teacher.checkpoint.notes)

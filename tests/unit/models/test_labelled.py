@@ -105,7 +105,7 @@ def test_numbers_are_labels_in_their_order(tmp_path):
         ("broken.jsonl", None, None, r"^line 2 of 'broken\.jsonl' is no JSON \("),
         ("list.jsonl", None, None, r"^line 1 of 'list\.jsonl' is '\[1, 2\]'\. Allowed: lines like \{"),
         ("gone.csv", None, None, r"^there is no labelled file '.*gone\.csv'\. "),
-        ("a.xlsx", None, None, r"^the labelled file 'a\.xlsx' ends in '\.xlsx'\. Allowed: \.csv, \.tsv, \.jsonl\. "),
+        ("a.xlsx", None, None, r"^the labelled file 'a\.xlsx' ends in '\.xlsx'\. Allowed: \.csv, \.tsv, \.jsonl, \.ndjson, \.json\. "),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path, what, text, label, message):
@@ -308,3 +308,13 @@ def test_a_stray_quote_swallows_no_rows(tmp_path):
     path.write_text("\n".join(["text,label", '"oil, hot",b', *rows[:9], '"5 inch" pipe,a', *rows[9:]]))
     assert len(read_labelled(path)) == 42
     assert "A quote is closed in the middle of a field in row 11" in read_labelled(path).note
+
+
+def test_json_by_its_other_names(tmp_path):
+    """JSON Lines are called .ndjson and .json too, and a .json file may be one list."""
+    rows = [{"text": "oil leak", "label": 1}, {"text": "wing crack", "label": 2}]
+    lines = "\n".join(map(json.dumps, rows))
+    for name, content in (("a.ndjson", lines), ("b.json", lines), ("c.json", json.dumps(rows, indent=1)), ("d.JSON", json.dumps(rows))):
+        assert read_labelled(written(tmp_path, name, content)).texts == ("oil leak", "wing crack"), name
+    with pytest.raises(BadInput, match=r"'e\.json' is no JSON \("):
+        read_labelled(written(tmp_path, "e.json", "[{"))
