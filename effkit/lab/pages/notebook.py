@@ -278,8 +278,9 @@ def _put(state: dict[str, Any], part: Mapping[str, Any]) -> None:
     import binascii
 
     path, encoding = part.get("path"), part.get("encoding")
-    steps = isinstance(path, list) and path and all(isinstance(step, str | int) for step in path)
-    if not steps or encoding not in ("base64", "hex"):
+    if not isinstance(path, list) or not path or encoding not in ("base64", "hex"):
+        return
+    if not all(isinstance(step, str | int) for step in path):
         return
     try:
         raw = str(part.get("data", ""))

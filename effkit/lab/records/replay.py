@@ -81,14 +81,15 @@ def replay(
 def _only(records: tuple[Record, ...], where: Any) -> Record:
     if not records:
         raise BadInput(f"{str(where)!r} holds no record", "Allowed: a file or folder that holds one")
-    if len(records) > 1:
+    first, *others = records
+    if others:
         listed = ", ".join(f"{record.id[:12]} ({record.name})" for record in records[:3]) + (", ..." if len(records) > 3 else "")
         raise BadInput(
             f"{str(where)!r} holds {len(records)} records: {listed}",
             "Allowed: one at a time",
             "Read them with ek.read_records and replay each, or name one: effkit replay FILE --record ID",
         )
-    return records[0]
+    return first
 
 
 def _base(record: Record, model: Model | str | Path | None, device: str | None) -> Work[Model]:
