@@ -54,6 +54,7 @@ _HOME = {
     "breakdown": "measure.breakdown",
     "calibrate": "measure.calibrating",
     "claim": "lab.claim",
+    "classifier": "models.classifying",
     "compare_tokens": "measure.tokenwise",
     "device": "hardware.attached.device",
     "devices": "hardware.attached.device",
@@ -61,6 +62,7 @@ _HOME = {
     "evaluate": "measure.fidelity",
     "explore": "lab.searching.explore",
     "export": "models.files.exporting",
+    "finetune": "compress.teaching",
     "fleet": "hardware.projected.fleet",
     "load": "models.loading",
     "measure": "lab.records.measuring",
@@ -118,6 +120,7 @@ __all__ = [
     "breakdown",
     "calibrate",
     "claim",
+    "classifier",
     "compare_tokens",
     "device",
     "devices",
@@ -125,6 +128,7 @@ __all__ = [
     "evaluate",
     "explore",
     "export",
+    "finetune",
     "fleet",
     "load",
     "measure",
@@ -152,6 +156,7 @@ if TYPE_CHECKING:
     from .compress.planning import plan
     from .compress.quantization.quantizing import quantize
     from .compress.quantization.sensitivity import best_format, sensitivity
+    from .compress.teaching import finetune
     from .hardware.attached.device import device, devices
     from .hardware.projected.catalogue import accelerator, accelerators
     from .hardware.projected.configs import architecture
@@ -173,6 +178,7 @@ if TYPE_CHECKING:
     from .measure.latency import profile
     from .measure.sweeping import sweep
     from .measure.tokenwise import compare_tokens
+    from .models.classifying import classifier
     from .models.files.exporting import Exported, export
     from .models.loading import load
     from .models.model import Model

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effkit.hardware.attached.processes import helps
-from effkit.lab.options import add_base, add_windows
+from effkit.lab.options import add_base, add_prompt, add_windows, measured_sizes
 from effkit.lab.pages import command
 from effkit.lab.runs.foreground import Stopped as _Stopped
 from effkit.lab.runs.foreground import driven as _driven
@@ -102,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", help='a JSON file: {"version": 1, "steps": [{"step": "quantize", "method": "rtn", "bits": 4}]}')
     run.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder, or one where this was interrupted")
     add_base(run)
-    add_windows(run)
-    run.add_argument("--prompt", type=int, default=128, help="tokens of a prompt while its speed is measured (default: %(default)s)")
+    add_windows(run, fits=True)
+    add_prompt(run)
     run.add_argument("--new-tokens", type=int, default=32, help="tokens that come out (default: %(default)s)")
     run.add_argument("--repeats", type=int, default=5, help="prompts (default: %(default)s)")
     run.add_argument("--name", help="how charts call the result (default: the recipe's label)")
@@ -184,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not helps():
         out.check(arguments.overwrite)
     with _stoppable():
-        from effkit.compress.planning import plan
+        from effkit.compress.pipeline import refuse
         from effkit.hardware.attached.processes import crew
         from effkit.lab.records.measuring import measure
         from effkit.models.loading import load
@@ -196,8 +196,8 @@ def _run(arguments: argparse.Namespace) -> int:
             with _led():
                 out.help(base, recipe, together)
             return 0
-        _check_text(arguments, base)
-        plans = plan(base, recipe)
+        plans, made = refuse(base, recipe) if recipe.steps else ((), base)
+        sizes = measured_sizes(arguments, base, made)
         out.begin(base, recipe, plans[-1].bytes_after if plans else base.stored_bytes, arguments.overwrite)
         together.meet()  # the folder is ready
         together.meet()  # the others know where to go on from
@@ -208,11 +208,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 base,
                 arguments.text and Path(arguments.text),
                 name=arguments.name,
-                window=arguments.window,
-                windows=arguments.windows,
-                prompt=arguments.prompt,
-                new_tokens=arguments.new_tokens,
-                repeats=arguments.repeats,
+                **sizes,
                 seed=recipe.seed,
                 store=False if arguments.no_store else None,
             )
@@ -387,13 +383,6 @@ class _Out:
         from effkit.lab.runs.arguments import encode
 
         return {name: encode(value, name, None) for name, value in (("model", base), ("recipe", recipe))}
-
-
-def _check_text(arguments: argparse.Namespace, base: Model) -> None:
-    """Find a text that is missing or too short before minutes are spent on the model."""
-    from effkit.measure.material import material_for
-
-    material_for(base, base, arguments.text and Path(arguments.text), arguments.window, arguments.windows)
 
 
 if __name__ == "__main__":

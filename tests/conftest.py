@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,11 +30,28 @@ SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory, monkeypatch) -> Path:
-    """A fresh EFFKIT_HOME, so that no test reads or writes the user's records."""
+def home(tmp_path_factory, monkeypatch):
+    """A fresh EFFKIT_HOME, so that no test reads or writes the user's records; and no run goes on beside the next test."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EFFKIT_HOME", str(folder))
-    return folder
+    yield folder
+    workers = sys.modules.get("effkit.lab.runs.worker")
+    for worker in list(workers._working) if workers else ():
+        worker.ask("cancel")
+        worker.saved.wait(30)
+
+
+@pytest.fixture(scope="module")
+def processor_time():
+    """Clocks read this process's processor time, on one thread: what else runs on the machine lengthens nothing."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("effkit.hardware.attached.clock.time", SimpleNamespace(perf_counter=time.process_time))
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

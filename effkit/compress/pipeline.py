@@ -10,13 +10,14 @@ import torch
 
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput
+from effkit.spec.plan import Plan
 from effkit.spec.progress import Snapshot, Work, long_work
 from effkit.spec.recipe import Distill, Prune, Quantize, Recipe, Step, Student
 
 from .distillation.distilling import apply_distill
 from .distillation.planning import plan_distill
 from .distillation.students import apply_prune, apply_student
-from .planning import check
+from .planning import outlined
 from .quantization.quantizing import apply_quantize
 
 
@@ -43,16 +44,17 @@ def compress(model: Model, recipe: Recipe, text: Any = None, resume: Snapshot | 
     return current
 
 
-def refuse(model: Model, recipe: Recipe, text: Any = None) -> None:
-    """Raise what is wrong with `recipe` for the base `model`, before anything is made or measured."""
+def refuse(model: Model, recipe: Recipe, text: Any = None) -> tuple[tuple[Plan, ...], Model]:
+    """Raise what is wrong with `recipe` for the base `model`, before anything is made; else what `outlined` says of it."""
     if model.recipe.steps:
         raise BadInput(f"this model was already made by {model.recipe.label()!r}", "Allowed: a base model", "Load the base again")
-    check(model, recipe, text)
+    found = outlined(model, recipe, text)
     for before, step in zip((None, *recipe.steps), recipe.steps, strict=False):
         if isinstance(step, Distill) and not isinstance(before, Prune | Student):
             raise BadInput(
                 "a distill step follows no prune step", "A student that equals its teacher has nothing to learn", "Add prune before it"
             )
+    return found
 
 
 def step_work(

@@ -15,6 +15,7 @@ from .distillation.pruning.cutting import Kept, cut
 from .distillation.pruning.planning import outline
 from .quantization.estimating import with_estimates
 from .quantization.planning import plan_quantize
+from .quantization.quantizing import refuse
 
 
 @overload
@@ -31,17 +32,20 @@ def plan(model: Model, what: Quantize | Prune | Student | Distill | Recipe, text
     Raises what the step itself would raise: BadInput, Unavailable.
     """
     if isinstance(what, Recipe):
-        return _plan_recipe(model, what, model.device, text)
+        return _plan_recipe(model, what, model.device, text)[0]
     return _plan_step(model, what, model.device, text)
 
 
-def check(model: Model, recipe: Recipe, text: Any = None) -> None:
-    """Raise what `plan` would, without measuring anything: the steps will measure, and once is enough."""
+def outlined(model: Model, recipe: Recipe, text: Any = None) -> tuple[tuple[Plan, ...], Model]:
+    """The plans of a recipe, and what its prune and student steps make of `model`: its shape, tokens and window, without weights.
+
+    Raises what `plan` would, without measuring anything: the steps will measure, and once is enough.
+    """
     prunes = isinstance(recipe.steps[0], Prune | Student) if recipe.steps else False
-    _plan_recipe(cut(model, Kept(), {}, {}, how="shapes") if prunes else model, recipe, model.device, text)
+    return _plan_recipe(cut(model, Kept(), {}, {}, how="shapes") if prunes else model, recipe, model.device, text)
 
 
-def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tuple[Plan, ...]:
+def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tuple[tuple[Plan, ...], Model]:
     plans: list[Plan] = []
     for i, step in enumerate(recipe.steps):
         following = len(recipe.steps) - i - 1
@@ -56,12 +60,14 @@ def _plan_recipe(model: Model, recipe: Recipe, device: Device, text: Any) -> tup
                 "Allowed: quantize as the last step",
                 "Prune and distill first",
             )
-    return tuple(plans)
+    return tuple(plans), model
 
 
 def _plan_step(model: Model, step: Quantize | Prune | Student | Distill, device: Device, text: Any) -> Plan:
     if isinstance(step, Quantize):
-        return with_estimates(plan_quantize(model, step, device), model, device)
+        planned = plan_quantize(model, step, device)
+        refuse(model, step, None if step.calibration else text)
+        return with_estimates(planned, model, device)
     if isinstance(step, Prune | Student):
         return outline(model, step, None if step.text else text).plans[-1]
     if isinstance(step, Distill):

@@ -70,13 +70,16 @@ def finetune(
         trainee = model.to(dtype=torch.float32)
     settings = Settings(passes, learning_rate, batch, head_rate=10.0, freeze=EMBEDDINGS, autocast=autocast, most_steps=steps, seed=seed)
     targets = weighted_targets(labelled)
+    turned: dict[str, Any] = {}
     if probe and resume is None:
-        yield from probe_(trainee, labelled.texts, targets, window, autocast)
+        _, turned = yield from _heard(probe_(trainee, labelled.texts, targets, window, autocast))
     fitting = Fitting.begin(trainee, labelled.texts, targets, settings, window)
     curve = _Curve(trainee, held_out, window, autocast)
     try:
         if resume is not None:
             fitting.restore_(resume)
+        if turned:
+            fitting.change_(turned)
         yield from _loop(fitting, curve, patience)
         fitting.weights.keep_best_()
     finally:
@@ -192,6 +195,17 @@ class _Curve:
         return macro_f1(self.held_out.labels, found.argmax(1).tolist(), len(self.held_out.classes))
 
 
+def _heard(work: Work[Any]) -> Work[tuple[Any, dict[str, Any]]]:
+    """What `work` gives, and the knobs that were turned between its events, which it does not know."""
+    turned: dict[str, Any] = {}
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value, turned
+        turned |= (yield event) or {}
+
+
 def _loop(fitting: Fitting, curve: _Curve, patience: int | None) -> Work[None]:
     total, every = fitting.total, max(1, fitting.total // 10)
 
@@ -201,7 +215,9 @@ def _loop(fitting: Fitting, curve: _Curve, patience: int | None) -> Work[None]:
             fitting.change_(change)
 
     def held_out() -> Work[dict[str, float]]:
-        f1 = yield from curve.measure()
+        f1, turned = yield from _heard(curve.measure())
+        if turned:
+            fitting.change_(turned)
         if patience is not None:
             fitting.weights.judge_(-f1)
         return {"held_out": f1}

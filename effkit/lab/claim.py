@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,7 @@ class _Trial:
     def __post_init__(self) -> None:
         self.begun = time.perf_counter()
         self.parts = split(self.labelled_set)
+        self.notes += [note] if (note := self.parts.train.note) else []
         self.labelled, self.pool = budget(self.parts.train, self.per_class, self.seed)
         if not len(self.parts.test) or len(set(self.labelled.labels)) < 2:
             raise BadInput(
@@ -122,27 +124,46 @@ class _Trial:
             refuse_teacher(base)  # before it is trained
             tokens = 32 * max(1, _mean_length(base, self.labelled.texts, self.window))
             steps = max(40, round(TEACHER_TOKENS / tokens))
-            model = yield from finetune.work(base, self.labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed)
+            labelled = self._readable(steps)
+            model = yield from finetune.work(base, labelled, steps=steps, window=self.window, autocast=self.autocast, seed=self.seed)
         self.models["teacher"] = model
         self.spent["teacher"] = time.perf_counter() - begun
+
+    def _readable(self, steps: int) -> LabelledSet:
+        """The labels that so many steps can read: of very many, drawn ones, with some of each class."""
+        most = 2 * 32 * steps
+        if len(self.labelled) <= most:
+            return self.labelled
+        order, rows, held = list(range(len(self.labelled))), [], Counter()
+        random.Random(self.seed).shuffle(order)
+        for rank, i in enumerate(order):
+            label = self.labelled.labels[i]
+            if rank < most or held[label] < 8:
+                rows.append(i)
+                held[label] += 1
+        self.notes.append(f"The teacher was trained on {len(rows)} of the {len(self.labelled)} labels, all that its steps can read.")
+        return self.labelled.take(sorted(rows))
 
     def distill(self) -> Work[None]:
         """The teacher answers labelled texts and pool; the student learns its answers."""
         begun, teacher = time.perf_counter(), self.models["teacher"]
         length = _mean_length(teacher, self.pool or self.labelled.texts, self.window)
         most = max(2000, min(POOL_TEXTS, round(POOL_TOKENS / max(1, length))))
-        pool = list(self.pool)
-        random.Random(self.seed).shuffle(pool)
-        self.texts = [*self.labelled.texts, *pool][: max(most, len(self.labelled))]
+        draw, known, pool = random.Random(self.seed), list(self.labelled.texts), list(self.pool)
+        draw.shuffle(pool)
+        if len(known) > most:
+            draw.shuffle(known)
+        self.texts = [*known, *pool][:most]
         real = len(self.texts)
-        self.texts += augmented(self.texts, max(0, min(LEAST_TEXTS, most) - real), self.seed)
+        beginnings = [" ".join(text.split(None, self.window)[: self.window]) for text in self.texts]  # all that a teacher reads of them
+        self.texts += augmented(beginnings, max(0, min(LEAST_TEXTS, most) - real), self.seed)
         if len(self.texts) > real:
             self.notes.append(f"The pool is small: {len(self.texts) - real} texts were made from its {real}.")
         said = yield from answers(teacher, self.texts, self.window, autocast=self.autocast)
         self.taught = torch.softmax(said, -1)
         self.spent["teacher's answers"] = time.perf_counter() - begun
-        step = STUDENT.model_copy(update={"window": max(self.window, 8)})
-        new = yield from apply_student(teacher, step, self.texts[:real], self.seed)
+        step = STUDENT.model_copy(update={"window": max(8, min(self.window, teacher.window))})
+        new = yield from apply_student(teacher, step, beginnings, self.seed)
         # a model of its own: what it learns below is no step of a recipe, since its teacher's answers serve the linear model too
         point = teacher.checkpoint
         new = wrap(new.module, new.tokenizer, point.source, revision=point.revision, licence=point.licence, notes=(step.label(),))

@@ -23,6 +23,7 @@ MOST_FEATURES = 50_000  # of each kind, the most frequent ones
 C = 10.0  # inverse strength of the regularisation: rows have a squared length of 2
 ALPHA = 1.0  # strength of the ridge
 LEAST = 1e-4  # of a teacher's probability, so that its logarithm is finite
+LONGEST = 10_000  # characters of a text that are counted: some 1,700 words, beyond which counting takes minutes and GB
 
 
 class Predictor(Protocol):
@@ -79,7 +80,7 @@ class Linear:
         return words + 4 * self.weights.shape[0] + self.weights.nbytes + self.bias.nbytes
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        logits = self.features.transform(list(texts)) @ self.weights + self.bias
+        logits = self.features.transform([text[:LONGEST] for text in texts]) @ self.weights + self.bias
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         out = np.zeros((len(texts), len(self.classes)), dtype=np.float32)
         out[:, list(self.seen)] = shares / shares.sum(axis=1, keepdims=True)
@@ -145,18 +146,24 @@ def distilled_linear(texts: Sequence[str], probabilities: np.ndarray, classes: S
 
 
 def _counted(texts: Sequence[str], least: int) -> tuple[Any, Any]:
-    """(the fitted features, their rows [texts, features]): words (1-2) and characters within words (2-5), as TF-IDF."""
+    """(the fitted features, their rows [texts, features]): words (1-2) and characters within words (2-5), as TF-IDF.
+
+    Only the first 10,000 characters of a text are counted, here and in answering.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion
 
     common: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32, "min_df": least, "max_features": MOST_FEATURES}
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **common)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **common)
-    union = FeatureUnion([("words", words), ("characters", characters)])
-    try:
-        return union, union.fit_transform(list(texts)).tocsr()
-    except ValueError as error:
-        raise BadInput(f"no n-grams can be counted ({error})", "Allowed: texts with words in them") from None
+    both = [("words", words), ("characters", characters)]
+    for parts in (both, both[1:]):  # there are texts without a single word, of emoji for example
+        union = FeatureUnion(parts)
+        try:
+            return union, union.fit_transform([text[:LONGEST] for text in texts]).tocsr()
+        except ValueError as error:
+            why = error
+    raise BadInput(f"no n-grams can be counted ({why})", "Allowed: texts with words or other characters in them")
 
 
 @contextmanager

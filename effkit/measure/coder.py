@@ -17,6 +17,7 @@ from torch import Tensor
 
 from effkit.models.model import Model
 
+BREAKS = dict.fromkeys(map(ord, "\t\n\r"), " ")  # part words for such a tokenizer as spaces do; other such characters do not
 REMEMBERED = 200_000  # words
 CHECKED = 64  # texts on which remembered words must give what the tokenizer gives
 
@@ -34,7 +35,7 @@ class Coder:
         self.by_word = self.before is not None
 
     def __call__(self, text: str) -> list[int]:
-        if not self.by_word or not text.isprintable():
+        if not self.by_word or not (text.isprintable() or text.translate(BREAKS).isprintable()):
             return self.whole(text)
         ids = self._joined(text)
         if self.checked < CHECKED:
@@ -49,7 +50,8 @@ class Coder:
         if not self.by_word:
             found = self.tokenizer(list(texts), truncation=True, max_length=self.window, verbose=False)["input_ids"] if texts else []
             return [ids or [self.pad] for ids in found]
-        unknown = [word for word in dict.fromkeys(w for text in texts for w in text.split()) if word not in self.words]
+        first = dict.fromkeys(word for text in texts for word in text.split(None, self.window)[: self.window])
+        unknown = [word for word in first if word not in self.words]
         unknown = unknown[: REMEMBERED - len(self.words)]
         if unknown:
             parts = self.tokenizer(unknown, add_special_tokens=False, verbose=False)["input_ids"]
@@ -76,13 +78,15 @@ class Coder:
         assert self.before is not None
         ids = list(self.before)
         known = self.words
-        for word in text.split():
+        for word in text.split(None, self.window):
             part = known.get(word)
             if part is None:
                 part = self.tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
                 if len(known) < REMEMBERED:
                     known[word] = part
             ids += part
+            if len(ids) >= self.window:  # the rest of a long text is not read
+                break
         del ids[self.window - len(self.after) :]
         ids += self.after
         return ids

@@ -21,6 +21,7 @@ from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
 from effkit.models.stored.kvcache import rounded_cache
 from effkit.models.texts.datasets import Text
+from effkit.models.vocabulary import part_of
 from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
 from effkit.spec.intervals import Estimate
 from effkit.spec.progress import Progress, Work, long_work
@@ -59,20 +60,13 @@ def evaluate(
     fresh:   compute the base's outputs even where they were kept from an earlier time
 
     Without a base only perplexity is measured. A model against itself: KL 0, agreement 1. KL is in nats a token.
+    A language model that has a part of its base's vocabulary is compared on the tokens that both know: the text is cut as the model
+    cuts it, and of the base's probabilities those are taken that it gives if the next token is one of them (`vocabulary` and
+    `covered` of the result say so).
     Raises BadInput (text, window, another vocabulary, logits that are not finite), OutOfMemory.
     """
-    whole("window", window, 2)
-    whole("windows", windows, 1)
     whole("batch", batch, 1)
-    if base is not None:
-        _comparable(model, base)
-    material = material_for(model, base, on, window, windows)
-    if kv_bits is not None:
-        if model.task != "causal-lm":
-            raise BadInput(
-                f"kv_bits is {kv_bits} for a sequence classifier", "Allowed: causal language models; others keep no keys and values"
-            )
-        rounded_cache(model.config, kv_bits)  # refused before anything is computed
+    material = measured_on(model, base, on, window, windows, kv_bits)
     work = _Comparison(model, base, material, floor and base is not None, kv_bits, fresh)
     with evaluating(*(m.module for m in (model, base) if m is not None)):
         yield work.progress("reading the text")
@@ -81,12 +75,28 @@ def evaluate(
     return work.quality()
 
 
+def measured_on(model: Model, base: Model | None, on: On, window: int, windows: int, kv_bits: int | None = None) -> Material:
+    """What `evaluate` reads; raises what cannot be measured, before anything is computed. A model without weights will do."""
+    whole("window", window, 2)
+    whole("windows", windows, 1)
+    if base is not None:
+        _comparable(model, base)
+    material = material_for(model, base, on, window, windows)
+    if kv_bits is not None:
+        if model.task != "causal-lm":
+            raise BadInput(
+                f"kv_bits is {kv_bits} for a sequence classifier", "Allowed: causal language models; others keep no keys and values"
+            )
+        rounded_cache(model.config, kv_bits)
+    return material
+
+
 def _comparable(model: Model, base: Model) -> None:
     todo = "Compare with the model that this one was made from"
     if model.task != base.task:
         raise BadInput(f"the model is a {model.task} model and the base a {base.task} model", "Both must have the same task", todo)
     ours, theirs = model.checkpoint.vocabulary, base.checkpoint.vocabulary
-    if ours is not None and theirs is not None and ours != theirs:
+    if ours is not None and theirs is not None and ours != theirs and part_of(model, base) is None:
         raise BadInput(f"the model's vocabulary has {ours} tokens and the base's {theirs}", "Both must have the same vocabulary", todo)
 
 
@@ -125,7 +135,7 @@ class _Comparison:
         self.same = model is base and kv_bits is None
         self.found = _Found()
         self.rounded: Model | None = None
-        self.note = ""
+        self.note = self._vocabulary()
         self.done, self.seconds = 0, 0.0
         self.shelf = None if fresh else self._shelf()
         if floor and base is not None and self._floor_dtype() is None:
@@ -134,6 +144,12 @@ class _Comparison:
         missing = 0 if base is None else sum(not self._kept(f"window-{i}") for i in range(units))
         floors = sum(not self._kept(f"floor-{i}") for i in range(units)) if self.floor else 0
         self.total = missing + floors + (0 if self.same else units)
+
+    def _vocabulary(self) -> str:
+        known = self.material.mapping
+        if known is None:
+            return ""
+        return f"compared on the {len(known)} tokens that both know, which are {self.material.covered:.1%} of the base's tokens of the text"
 
     def units(self, units: Sequence[int]) -> Iterator[Progress]:
         """Run one batch through base, model and rounded base; each is skipped where its outputs are known."""
@@ -167,7 +183,7 @@ class _Comparison:
     def _run_base(self, base: Model, units: Sequence[int]) -> list[_Reference]:
         references = []
         with guard(base.device, "computing the base's outputs"):
-            for i, logits in zip(units, self.material.outputs(base, units), strict=True):
+            for i, logits in zip(units, self.material.outputs(base, units, base=True), strict=True):
                 scores = self._finite(score(logits, self.material.targets(i)), "base", base, i)
                 references.append(_Reference(encode(logits), scores.top, scores.nll))
         if self.shelf:
@@ -202,7 +218,7 @@ class _Comparison:
             if self.rounded is None:
                 self.rounded = self.base.to(dtype=dtype)
             with guard(self.base.device, "measuring the noise floor"):
-                for reference, i, logits in zip(references, units, self.material.outputs(self.rounded, units), strict=True):
+                for reference, i, logits in zip(references, units, self.material.outputs(self.rounded, units, base=True), strict=True):
                     scores = self._against(logits, i, reference, f"base in {_name(dtype)}", self.rounded)
                     assert scores.kl is not None
                     kept = {"kl": scores.kl, "agree": (scores.top == reference.top).to(torch.uint8)}
@@ -270,7 +286,7 @@ class _Comparison:
     def _no_floor(self, why: str) -> None:
         self.floor, self.rounded = False, None
         self.found.floor_kl, self.found.floor_agree = [], []
-        self.note = f"the noise floor is unavailable: {why}"
+        self.note = "; ".join(filter(None, (self._vocabulary(), f"the noise floor is unavailable: {why}")))
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -330,6 +346,8 @@ class _Comparison:
             window=material.length,
             windows=material.count,
             kv_bits=self.kv_bits,
+            vocabulary=None if material.mapping is None else len(material.mapping),
+            covered=material.covered,
             blocks=Blocks(
                 tokens=material.positions // (len(edges) - 1),
                 **{

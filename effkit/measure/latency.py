@@ -66,7 +66,7 @@ def profile(
     A sequence classifier is timed on one forward pass (`new_tokens` 0 in the result). Raises BadInput, OutOfMemory.
     """
     compared = [] if base is None or base is model else [base]
-    _check(model, compared, prompt, new_tokens, batch, repeats, warmup, compiled, kv_bits)
+    refuse_profile(model, compared, prompt, new_tokens, batch, repeats, warmup, compiled, kv_bits)
     if isolated:
         from .isolated import profile_isolated
 
@@ -134,18 +134,18 @@ def _shape(model: Model) -> dict[str, Any] | None:
         return None
 
 
-def _check(
+def refuse_profile(
     model: Model,
     compared: Sequence[Model],
     prompt: int,
     new_tokens: int,
     batch: int,
     repeats: int,
-    warmup: int | None,
-    compiled: bool,
-    kv_bits: int | None,
+    warmup: int | None = None,
+    compiled: bool = False,
+    kv_bits: int | None = None,
 ) -> None:
-    """Refuse what cannot be profiled, before anything runs."""
+    """Raise what cannot be profiled, before anything runs; a model without weights will do."""
     for name, value in (("prompt", prompt), ("new_tokens", new_tokens), ("batch", batch), ("repeats", repeats)):
         whole(name, value, 1)
     if warmup is not None:

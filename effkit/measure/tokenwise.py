@@ -11,6 +11,7 @@ from torch import Tensor
 
 from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
+from effkit.models.vocabulary import part_of
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Noun
 from effkit.spec.progress import Progress, Work, long_work
@@ -70,16 +71,17 @@ class TokenComparison(Noun):
 def compare_tokens(model: Model, base: Model, text: str, *, top: int = 5) -> Work[TokenComparison]:
     """Compare `model` with `base` on every token of `text`: KL(base || model) and the `top` likeliest tokens of each.
 
-    Its mean KL is what ek.evaluate finds on the same tokens read as one window; a model against itself has 0 everywhere.
+    Its mean KL is what ek.evaluate finds on the same tokens read as one window; a model against itself has 0 everywhere. A model with
+    a part of its base's vocabulary is compared as there: in its own tokens, among the tokens that both know.
     Raises BadInput: a classifier, another vocabulary, fewer than two tokens or more than 1024 (or the model's own limit).
     """
     whole("top", top, 1, 50)
-    ids = shared_tokens(model, base, text)
+    ids, mapping = shared_tokens(model, base, text), part_of(model, base)
     name = lambda m: m.recipe.label() if m.recipe.steps else m.checkpoint.source  # noqa: E731
     batch, targets = torch.tensor([ids]), torch.tensor(ids[1:])
     with evaluating(model.module, base.module):
         yield Progress("compare", 0, 2, "models", "the base reads the text")
-        theirs = base.logits(batch)[0, :-1]
+        theirs = (base.logits(batch) if mapping is None else base.logits(mapping.cpu()[batch])[..., mapping])[0, :-1]
         yield Progress("compare", 1, 2, "models", "the compressed model reads the text")
         ours = model.logits(batch)[0, :-1]
         if ours.shape != theirs.shape:
@@ -95,17 +97,17 @@ def compare_tokens(model: Model, base: Model, text: str, *, top: int = 5) -> Wor
     assert before.nll is not None
     assert after.nll is not None
     assert after.kl is not None
-    tokens = [TokenFidelity(token=ids[0], text=token_text(base.tokenizer, ids[0]))]
+    tokens = [TokenFidelity(token=ids[0], text=token_text(model.tokenizer, ids[0]))]
     for i, token in enumerate(ids[1:]):
         tokens.append(
             TokenFidelity(
                 token=token,
-                text=token_text(base.tokenizer, token),
+                text=token_text(model.tokenizer, token),
                 kl=float(after.kl[i]),
                 base_nll=float(before.nll[i]),
                 nll=float(after.nll[i]),
                 agree=bool(before.top[i] == after.top[i]),
-                candidates=tuple(Candidate(token=t, text=token_text(base.tokenizer, t), base=p, model=q) for t, p, q in likely[i]),
+                candidates=tuple(Candidate(token=t, text=token_text(model.tokenizer, t), base=p, model=q) for t, p, q in likely[i]),
             )
         )
     yield Progress("compare", 2, 2, "models", "compared")
@@ -120,17 +122,17 @@ def token_text(tokenizer, token: int) -> str:
 
 
 def shared_tokens(model: Model, base: Model, text: str) -> list[int]:
-    """The token ids of `text`, the same for both models and not too many to compare; BadInput as `compare_tokens`."""
+    """The model's token ids of `text`, the same in the base or known to it, and not too many; BadInput as `compare_tokens`."""
     for who, m in (("model", model), ("base", base)):
         if m.task != "causal-lm":
             raise BadInput(f"the {who} is a {m.task} model", "Tokens are compared for causal language models")
     if not isinstance(text, str):
         raise BadInput(f"the text is a {type(text).__name__}", "Allowed: a string")
-    ids = base.tokens(text)
-    if model.tokens(text) != ids:
+    ids = model.tokens(text)
+    if base.tokens(text) != ids and part_of(model, base) is None:
         raise BadInput(
             "the model and the base cut the text into different tokens",
-            "Both must have the same vocabulary",
+            "Both must have the same vocabulary, or the model a part of the base's",
             "Compare with the model that this one was made from",
         )
     most = min(MOST, model.window, base.window)

@@ -13,6 +13,7 @@ and takes from seconds to minutes once, so it is off unless asked for. Where it 
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -116,7 +117,7 @@ class Decoder:
             except (RuntimeError, TypeError, ValueError, AttributeError, ImportError, OSError) as error:
                 # torch.compile fails in many ways, none of which is the user's doing: eager decoding still works
                 self._compiled = None
-                reason = f"torch.compile failed: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                reason = f"torch.compile failed: {_why(error)}"
             else:
                 self.how = self.how.model_copy(update={"cache": "static", "compiled": True, "compile_seconds": time.perf_counter() - begun})
         if reason is not None:
@@ -142,6 +143,8 @@ class Decoder:
         def one(ids: Tensor, cache: Any) -> Tensor:
             return module(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
 
+        # a function of its own: all that share one code count together towards the few times that torch._dynamo compiles it anew
+        one.__code__ = one.__code__.replace()
         self._static = StaticCache(config=self.model.config, max_cache_len=self.length)
         mode = None if self.model.device.is_cpu else "reduce-overhead"  # on a GPU: replayed as a CUDA graph
         compiled = torch.compile(one, dynamic=False, fullgraph=True, mode=mode)
@@ -152,3 +155,14 @@ class Decoder:
                 compiled(ids[:, :1], self._static)
         self.model.device.synchronize()
         self._compiled = compiled
+
+
+def _why(error: Exception) -> str:
+    """What torch.compile raised, in a line: its first sentence, and the first line of a compiler's own output."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    said = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    if "Output:" in lines[:-1]:
+        said += f": {lines[lines.index('Output:') + 1]}"
+    if re.search(r"\s", torch.__path__[0]):
+        said += f". torch lies in a folder whose path has a space ({torch.__path__[0]}), which its compiler cannot read"
+    return f"{type(error).__name__}: {said[:400]}"

@@ -68,8 +68,15 @@ class Claim(Noun):
     environment: dict[str, Any] = Field(default_factory=dict)
 
     @property
+    def teachable(self) -> bool:
+        """Whether the data tell that the teacher scores higher than the majority class: else there is nothing to keep."""
+        return self.above_chance.low is not None
+
+    @property
     def holds(self) -> bool:
         """Whether the student keeps 90% at 10% of the teacher's latency, bytes and cost per query."""
+        if not self.teachable:
+            return False
         kept = self.retained.value or 0.0
         return kept >= KEEPS and max(self.latency_ratio, self.bytes_ratio, self.cost_ratio) <= COSTS
 
@@ -114,6 +121,8 @@ class Claim(Noun):
 
     def verdict(self) -> str:
         """One sentence on the claim and one on what to use, which need not be the student."""
+        if not self.teachable:
+            return self._nothing_to_keep()
         student, linear = self.contenders["student"], self.contenders["linear"]
         kept = f"{self.retained.value or 0:.0%} of its teacher's macro-F1"
         if self.retained.low is not None and self.retained.high is not None:
@@ -124,14 +133,28 @@ class Claim(Noun):
         sentence = f"{'Yes' if self.holds else 'No'}: the student keeps {kept} at {costs}."
         if self.holds and self.retained.low is not None and self.retained.low < KEEPS:
             sentence += f" The interval reaches below {KEEPS:.0%}, so these texts alone do not settle it."
-        best = max(self.contenders.values(), key=lambda one: one.macro_f1.value or 0.0)
-        if self.cheapest == best.name:
-            sentence += f" Use the {best.name}: it scores best, and nothing cheaper comes so close that the data cannot tell."
-        elif self.cheapest:
-            sentence += f" Use the {self.cheapest}: it is the cheapest that the data cannot tell from the best (the {best.name})."
+        sentence += self._advice()
         if (linear.macro_f1.value or 0) >= (student.macro_f1.value or 0):
             sentence += " The linear model on the same labels is at least as good as the student: the distillation was not needed here."
         return sentence
+
+    def _nothing_to_keep(self) -> str:
+        teacher, majority = (self.contenders[name].macro_f1 for name in ("teacher", "majority"))
+        sentence = (
+            f"No: on {self.test} test texts the data cannot tell the teacher (macro-F1 {teacher}) from the majority class ({majority}), "
+            "so there is nothing that a student could keep. Give more labels, or more rows to test on."
+        )
+        return sentence + ("" if self.contenders["majority"].behind is False else self._advice())
+
+    def _advice(self) -> str:
+        best = max(self.contenders.values(), key=lambda one: one.macro_f1.value or 0.0)
+        if self.cheapest == best.name:
+            return f" Use the {called(best.name)}: it scores best, and nothing cheaper comes so close that the data cannot tell."
+        if self.cheapest:
+            return (
+                f" Use the {called(self.cheapest)}: it is the cheapest that the data cannot tell from the best (the {called(best.name)})."
+            )
+        return ""
 
     def __str__(self) -> str:
         lines = [f"{self.data}: {self.classes} classes, {self.labelled} labels, {self.pool} other texts, {self.test} test texts"]
@@ -140,3 +163,8 @@ class Claim(Noun):
             speed = "" if one.latency is None else f"{one.latency:8.3f} ms ({one.latency_whole:.3f} with tokenizer) {one.rate or 0:8.0f}/s"
             lines.append(f"  {one.name:17} macro-F1 {one.macro_f1}  {size} {speed}  {one.form}")
         return "\n".join([*lines, "  " + self.verdict()])
+
+
+def called(name: str) -> str:
+    """A contender's name within a sentence."""
+    return {"linear": "linear model", "distilled linear": "distilled linear model", "majority": "majority class"}.get(name, name)

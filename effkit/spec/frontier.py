@@ -7,6 +7,7 @@ apart stay ties: `not_distinguishable` compares two records on the same blocks o
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,8 @@ def tied(record: Record, others: Sequence[Record], by: str = "retained") -> list
     own = record.quality
     if own is None:
         return found
-    left = [i for i, o in enumerate(others) if o.quality is not None and (o.quality.text, o.quality.window) == (own.text, own.window)]
+    measured_on = operator.attrgetter("text", "window", "vocabulary")
+    left = [i for i, o in enumerate(others) if o.quality is not None and measured_on(o.quality) == measured_on(own)]
     for field in BLOCKS.get(by, ("nll", "kl")):
         values = {i: getattr(others[i].quality.blocks, field) for i in left}  # type: ignore[union-attr]
         mine = getattr(own.blocks, field)

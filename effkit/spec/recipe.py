@@ -34,9 +34,9 @@ class Quantize(Noun):
     module_bits:    bits of single modules by name, as `Sensitivity.allocate` gives them; 16 leaves a module as it is
     group_size:     consecutive input weights that share a scale; None: one scale for a whole row;
                     "auto": 64 where it divides the row, else 32, else the whole row (the plan shows which)
-    symmetric:      no zero point (rtn)
+    symmetric:      no zero point (rtn, search, gptq, awq, learned; the others refuse it)
     embedding_bits: 2 to 8 for the token embedding and the head, by rtn; None leaves them alone
-    skip:           module names (or parts of them) to leave alone
+    skip:           module names (or parts of them) to leave alone; one may be given as a string
     calibration:    what a method that looks at inputs reads: a file of text, "generated" (the model writes it itself), or
                     None for the offline default
     samples:        windows of calibration text that it reads, each of `window` tokens
@@ -55,7 +55,7 @@ class Quantize(Noun):
     symmetric: bool = False
     embedding_bits: int | None = 8
     module_bits: dict[str, int] = Field(default_factory=dict)
-    skip: tuple[str, ...] = ()
+    skip: Annotated[tuple[str, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)] = ()
     calibration: str | None = None
     samples: int = Field(default=64, ge=1)
     window: int = Field(default=256, ge=2)

@@ -70,6 +70,9 @@ class Quality(Noun):
     perplexity_ratio: model over base, paired
     agreement:       share of tokens (classifier: texts) whose most likely choice is the base's
     kv_bits:         bits that keys and values were kept in; None: as computed
+    vocabulary:      how many tokens both know, where the model has a part of the base's: the text is cut as the model cuts it, and the
+                     base's probabilities are those among these tokens; None: the same vocabulary
+    covered:         then, the share of the base's own tokens of the text that the model knows
     indistinguishable: True where the data cannot tell the model from its base, None where nothing was compared
     """
 
@@ -86,6 +89,8 @@ class Quality(Noun):
     window: int
     windows: int
     kv_bits: int | None = None
+    vocabulary: int | None = None
+    covered: float | None = None
     blocks: Blocks
     seconds: float = 0.0
 

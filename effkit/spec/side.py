@@ -88,9 +88,12 @@ def query_of(records: Sequence[Record]) -> str:
 def retained_of(teacher: Record, student: Record) -> Estimate | None:
     """Inverse perplexity of the student over the teacher's, in pairs of blocks; None for classifiers, whose score is it already."""
     a, b = teacher.quality, student.quality
-    if a is None or b is None or not a.blocks.nll or len(a.blocks.nll) != len(b.blocks.nll):
+    if a is None or b is None or not a.blocks.nll:
         return None
-    d = paired_difference(a.blocks.nll, b.blocks.nll)
+    theirs = a.blocks.nll if b.vocabulary is None else b.blocks.base_nll  # on the tokens that both know
+    if len(theirs) != len(b.blocks.nll):
+        return None
+    d = paired_difference(theirs, b.blocks.nll)
     ends = [None if x is None else math.exp(x) for x in (d.low, d.high)]
     return Estimate(value=math.exp(d.value or 0.0), low=ends[0], high=ends[1], n=d.n)
 

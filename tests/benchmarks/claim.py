@@ -27,7 +27,7 @@ print = functools.partial(print, flush=True)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", help="a .csv, .tsv or .jsonl file")
+    parser.add_argument("--data", help="a .csv, .tsv, .jsonl or .json file")
     parser.add_argument("--text", help="its column with the text")
     parser.add_argument("--label", help="its column with the class")
     parser.add_argument("--group", help="a column whose rows must stay in one part")

@@ -8,20 +8,23 @@ Only the constants that the project ships take part (data/efficiencies.toml); no
 why, is written in served_rows.py, and counted. The last line is one JSON object: percentage errors, each also for dense models on
 one device, dense, mixture-of-experts, each device, each number of devices, and the parts that the fit did and did not see.
 Goals: dense on one device, time per output token, median at most 5%, mean at most 8%; all rows, median at most 10%, mean at most 15%.
-`inside_interval` is the share of rows whose time per output token lies in the interval shown.
+`inside_interval` is the share of rows whose time per output token lies in the interval shown. `excluded` of a part counts the rows
+left out that are known to belong to it: of an unknown model nobody can tell whether it is dense.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reporting import last_line, shared
-from served_rows import Row, configs_beside, read_rows
+from served_rows import LeftOut, Row, configs_beside, sorted_rows
 
 from effkit.hardware.projected.projection import Projection, project
+from effkit.spec.errors import BadInput
 
 
 def projected(row: Row) -> Projection:
@@ -59,6 +62,13 @@ def errors(rows: Sequence[Row], found: Sequence[Projection]) -> dict[str, float 
     }
 
 
+def excluded(left_out: Sequence[LeftOut], name: str) -> int:
+    """How many of the rows left out are known to be of one of ALWAYS, or of this device."""
+    dense = [one for one in left_out if one.moe is False]
+    kinds = {"dense": dense, "moe": [one for one in left_out if one.moe], "dense_single_device": [one for one in dense if one.devices == 1]}
+    return len(kinds.get(name, [one for one in left_out if one.system == name]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path)
@@ -66,11 +76,17 @@ def main() -> None:
     parser.add_argument("--rows", action="store_true", help="also print every row's measured and projected times")
     args = parser.parse_args()
     path = args.file or shared("validation/served_latency_h100_b200.csv", "FILE.csv")
-    rows, left_out = read_rows(path, args.configs or configs_beside(path))
+    try:
+        rows, left_out = sorted_rows(path, args.configs or configs_beside(path))
+    except BadInput as error:
+        raise SystemExit(str(error)) from None
     found = [projected(row) for row in rows]
     if args.rows:
         for row, projection in zip(rows, found, strict=True):
             print(f"{row.id}\t{1000 * row.tpot:.3f}\t{projection.time_per_output_token}\t{1000 * row.ttft:.1f}\t{projection.bound}")
+        for one in left_out:
+            print(f"{one.id}\tleft out: {one.reason}")
+    systems = sorted({one.system for one in (*rows, *left_out) if one.system})
     splits = {
         "dense_single_device": lambda row: not row.shape.moe and row.setting.devices == 1,
         "dense": lambda row: not row.shape.moe,
@@ -78,16 +94,20 @@ def main() -> None:
         "fitted_part": lambda row: not row.held_out,
         "held_out_part": lambda row: row.held_out,
         **{f"held_out_{name}": rule for name, rule in HELD_OUT_SPLITS.items()},
-        **{system: lambda row, own=system: row.system == own for system in sorted({row.system for row in rows})},
+        **{system: lambda row, own=system: row.system == own for system in systems},
         **{f"{n}_devices": lambda row, own=n: row.setting.devices == own for n in sorted({row.setting.devices for row in rows})},
         **{name: lambda row, own=name: row.backend == own for name in sorted({row.backend for row in rows})},
         **{f"model {name}": lambda row, own=name: row.family == own for name in sorted({row.family for row in rows})},
     }
-    result: dict[str, object] = {**errors(rows, found), "excluded": sum(left_out.values()), "excluded_because": dict(left_out)}
+    because = Counter(one.reason for one in left_out)
+    result: dict[str, object] = {**errors(rows, found), "excluded": len(left_out), "excluded_because": dict(because)}
     for name, rule in splits.items():
         chosen = [index for index, row in enumerate(rows) if rule(row)]
-        if chosen or name in ALWAYS:
-            part = errors([rows[index] for index in chosen], [found[index] for index in chosen])
+        whole = name in ALWAYS or name in systems
+        if chosen or whole:
+            part: dict[str, object] = {**errors([rows[index] for index in chosen], [found[index] for index in chosen])}
+            if whole:
+                part["excluded"] = excluded(left_out, name)
             result[name] = part
             print(f"{name:32s} " + "  ".join(f"{key} {value}" for key, value in part.items()))
     last_line(result)

@@ -5,6 +5,7 @@
 MODEL: a name, a folder or a GGUF, as for `effkit.load`. FILE: any text in UTF-8; calibration and test must not overlap.
 --bits-per-weight counts the linear layers of the blocks, scales and zero points included; embedding and head have 8 bits.
 --bytes counts the weights' file of the whole saved model; embedding and head are part of the choice.
+Quality is that of the first 40 windows of 512 tokens of the test text.
 
 The last line is one JSON object: bits_per_weight (of the linear layers; of the whole model with --bytes), bytes (of the
 weights' file), kl (to the base, nats a token, with kl_interval), perplexity, base_perplexity, kl_rtn (round to nearest, the
@@ -42,6 +43,18 @@ def text_of(path: str) -> Text:
     if not file.is_file():
         raise SystemExit(f"There is no file {path!r}. Give a text file in UTF-8.")
     return read_text([file.read_text(encoding="utf-8")])
+
+
+def beginning(text: Text, base: Model, count: int) -> Text:
+    """The first `count` tokens of the text, or all of it where the tokenizer cannot say where a token ends."""
+    if not base.tokenizer.is_fast:
+        return text
+    ends = base.tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    for _, end in ends[count - 1 :]:
+        first = text.text[:end]
+        if len(base.tokenizer(first, add_special_tokens=False, verbose=False)["input_ids"]) >= count:
+            return read_text([first])  # a word cut in two may have fewer tokens than the whole one began with
+    return text
 
 
 def tuning_steps(base: Model, window: int) -> int:
@@ -113,8 +126,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of tuning; 0: none; default: by the model's size")
     parser.add_argument("--samples", type=int, default=64, help="windows that the method reads; tuning reads all of the text")
     parser.add_argument("--window", type=int, default=256, help="tokens of a calibration window")
-    parser.add_argument("--test-window", type=int, default=512)
-    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--test-window", type=int, default=512, help="tokens of a test window, or what the model reads at most")
+    parser.add_argument("--windows", type=int, default=40, help="how many, from the beginning of the test text")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -134,8 +147,11 @@ def main() -> None:
         counts[bits] = counts.get(bits, 0) + 1
     print("bits:", ", ".join(f"{n} modules of {b}" for b, n in sorted(counts.items())), "\n".join(model.plans[-1].notes))
 
+    length = min(args.test_window, base.window)
+    test = beginning(test, base, args.windows * length)
+
     def quality(one: Model) -> Any:
-        return ek.evaluate(one, base, on=test, window=min(args.test_window, base.window), windows=args.windows, floor=False)
+        return ek.evaluate(one, base, on=test, window=length, windows=args.windows, floor=False)
 
     kept = quality(model)
     whole = args.bytes is not None

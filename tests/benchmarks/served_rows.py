@@ -4,7 +4,7 @@ Nothing here knows a prediction. A row is left out, and counted under its reason
 - `disagg`: prefill and decode ran on separate pools; most such rows do not say how many workers there were nor their batch (0);
 - `unknown model`: neither a config beside the file nor an entry of data/architectures.toml; `unknown device`: no catalogue entry;
 - `unknown format`; `unknown figure`: the catalogue lacks the device's bandwidth, link or rate; `impossible setting`: degrees of
-  parallelism that do not divide, no batch; `missing value`: no time, or a number that is none;
+  parallelism that do not divide, no batch; `missing value`: no time or no length, or a number that is none;
 - `queueing`: the time to the first token is above 1 s plus five times what the device needs, at its peak rates, to read the prompts
   of all requests in flight: such a request waited for something else than its neighbours' prompts;
 - `prefix cache`: the time to the first token is below what the peak rates need to read its prompt once.
@@ -24,6 +24,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ FORMATS = {
     "none": "bf16", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4", "mxfp4": "mxfp4", "fp32": "fp32", "float32": "fp32",
 }  # fmt: skip
 HELD_OUT = (0, 1, 2)  # of ten parts, by a hash of the group
+NEEDED = ("model_path", "system", "isl", "osl", "silicon_ttft_ms", "silicon_tpot_ms")  # columns without which no row can be scored
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,63 @@ class Row:
         return f"{self.shape.family}-{self.shape.layers}x{self.shape.hidden}"
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is not scored, and why. moe, devices: as far as the row tells them."""
+
+    id: str
+    reason: str
+    system: str
+    moe: bool | None = None
+    devices: int | None = None
+
+
 def read_rows(path: Path, configs: Path | None) -> tuple[list[Row], Counter[str]]:
-    """The rows that can be scored, and how many were left out for which reason. configs: a folder of configs, besides those known."""
+    """The rows that can be scored, and how many were left out for which reason; as `sorted_rows` otherwise."""
+    rows, left_out = sorted_rows(path, configs)
+    return rows, Counter(one.reason for one in left_out)
+
+
+def sorted_rows(path: Path, configs: Path | None) -> tuple[list[Row], list[LeftOut]]:
+    """The rows that can be scored, and those that are left out. configs: a folder of configs, besides those known.
+
+    Raises BadInput for a file that cannot be read, that lacks a column, or for a row that fails in a way that no rule foresees.
+    """
     files = sorted(configs.glob("*_config.json")) if configs else []
     files = [file for file in files if not file.name.endswith("_hf_quant_config.json")]
     known = {file.name.removesuffix("_config.json").split("--")[-1].lower(): file for file in files}
     known = {**{plain_name(name): file for name, file in reversed(known.items())}, **known}  # a release's own, else one of its shape
     shapes: dict[str, tuple[Architecture, bool, bool] | None] = {}
-    rows, left_out = [], Counter()
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        for told in csv.DictReader(stream):
-            row = _row({key: (value or "").strip() for key, value in told.items() if key}, known, shapes)
-            if isinstance(row, Row):
-                rows.append(row)
-            else:
-                left_out[row] += 1
+    rows, left_out = [], []
+    for line, told in _lines(path):
+        try:
+            row = _row(told, known, shapes)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            name = f" ({told['id']})" if told.get("id") else ""
+            raise BadInput(
+                f"line {line} of {path.name}{name} cannot be read: {type(error).__name__}: {error}", "", "Leave it out"
+            ) from error
+        (rows if isinstance(row, Row) else left_out).append(row)
     return rows, left_out
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of its line, cells by column) of every row; cells without a column are dropped."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream)
+            columns = [(name or "").strip() for name in table.fieldnames or ()]
+            missing = [name for name in NEEDED if name not in columns]
+            if missing:
+                raise BadInput(
+                    f"{path.name} has no column {', '.join(map(repr, missing))}",
+                    "Allowed: a CSV file with the columns of aiconfigurator's silicon_sample.csv",
+                    f"Its first line names {', '.join(columns) or 'none'}",
+                )
+            for told in table:
+                yield table.line_num, {key.strip(): (value or "").strip() for key, value in told.items() if key}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{str(path)!r} cannot be read ({error})", "Allowed: a CSV file in UTF-8") from error
 
 
 def configs_beside(path: Path) -> Path | None:
@@ -110,50 +153,59 @@ def _shape(name: str, known: dict[str, Path]) -> tuple[Architecture, bool, bool]
         return None
 
 
-def _row(told: dict[str, str], known: dict[str, Path], shapes: dict) -> Row | str:
+def _row(told: dict[str, str], known: dict[str, Path], shapes: dict) -> Row | LeftOut:
     """The row, or why it is left out."""
-    mode = told.get("mode", "").lower() or "agg"
-    if mode != "agg":
-        return mode
     name = told.get("model_path", "").rstrip("/").split("/")[-1].lower()
     if name not in shapes:
         shapes[name] = _shape(name, known)
-    if shapes[name] is None:
-        return "unknown model"
-    shape, blocks, predicts = shapes[name]
+    shape, blocks, predicts = shapes[name] or (None, False, False)
     system, backend = told.get("system", ""), backend_name(told.get("backend"))
+    setting = None
+
+    def left_out(reason: str) -> LeftOut:
+        return LeftOut(told.get("id", ""), reason, system, shape and shape.moe, setting and setting.devices)
+
+    mode = told.get("mode", "").lower() or "agg"
+    if mode != "agg":
+        return left_out(mode)
+    if shape is None:
+        return left_out("unknown model")
     try:
         device = accelerator(system)
     except BadInput:
-        return "unknown device"
+        return left_out("unknown device")
     try:
         tpot, ttft = (float(told.get(f"silicon_{which}_ms") or "nan") / 1000 for which in ("tpot", "ttft"))
         format = _format(told, shape, blocks)
         if format is None:
-            return "unknown format"
+            return left_out("unknown format")
         setting = _setting(told, format, predicts and (backend, told.get("backend_version")) in SPECULATIVE)
     except BadInput:
-        return "impossible setting"
+        return left_out("impossible setting")
     except (ValueError, OverflowError):
-        return "missing value"
-    if not (0 < tpot < math.inf and 0 < ttft < math.inf):
-        return "missing value"
+        return left_out("missing value")
+    if not (0 < tpot < math.inf and 0 < ttft < math.inf and told.get("isl") and told.get("osl")):
+        return left_out("missing value")
     try:
         asked = demand(shape, device, setting)
     except BadInput:
-        return "unknown figure"
+        return left_out("unknown figure")
     least = asked.prefill_flops + asked.prefill_expert_flops + asked.prefill_core
     if ttft > 1 + 5 * least * setting.batch:
-        return "queueing"
+        return left_out("queueing")
     if ttft < least:
-        return "prefix cache"
+        return left_out("prefix cache")
     family = f"{shape.family}-{shape.layers}x{shape.hidden}"
     group = f"{family} {system} {backend} {setting.kind} {setting.tensor_parallel}"
     return Row(told.get("id", ""), shape, device, system, backend, setting, asked, tpot, ttft, group)
 
 
 def _format(told: dict[str, str], shape: Architecture, blocks: bool) -> str | None:
-    """What weights are rounded to: of the products where the file says it, else what the row calls its precision."""
+    """What weights are rounded to: of the products where the file says it, else what the row calls its precision. Where only experts
+    are rounded, their format: of such releases the shape says what is left whole."""
+    experts = FORMATS.get(told.get("moe_quant_mode", "").lower(), "bf16") if shape.moe else "bf16"
+    if experts != "bf16" and FORMATS.get(told.get("gemm_quant_mode", "").lower()) == "bf16":
+        return experts
     named = [word for word in (told.get(column, "").lower() for column in ("gemm_quant_mode", "precision")) if word]
     format = next((FORMATS[word] for word in named if word in FORMATS), None if named else "bf16")
     if shape.family == "gpt_oss" and format not in ("bf16", None):

@@ -28,6 +28,8 @@ HOSTILE = (
     "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe> \u202egnp.exe\u2066 \x1b[31mred\x1b[0m <b>bold</b>"
 )
 
+READING = (Path(__file__).parent / "reading.js").read_text()
+
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -133,6 +135,31 @@ def test_the_page_is_whole_and_looks_right_everywhere(chrome, shared):
         assert opened.page.locator("table.twin-table:visible").count() == 1, "only the checkpoints: cards have tables of their own"
         opened.screenshot(f"shared-{name}")
         opened.quiet()
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    return ek.share(ROOT / "notebooks" / "05_tradeoffs.ipynb", tmp_path_factory.mktemp("search") / "search.html")
+
+
+@pytest.mark.parametrize("width", [360, 390, 768])
+def test_nothing_is_too_small_or_cut_off(chrome, shared, search, width):
+    """Every word whole, 12 px or more, targets of 24 px (WCAG 2.2, 2.5.8), with all that can be opened open; a notebook too."""
+    for path in (shared.path, search.path):
+        opened = Opened(chrome, path, width, dark=width == 390)
+        opened.page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+        for button in opened.page.locator("[data-action='table']").all():
+            button.click()
+        opened.page.wait_for_timeout(500)
+        assert opened.page.evaluate(READING) == []
+        opened.quiet()
+
+
+def test_without_a_script_a_phone_shows_whole_words(chrome, shared):
+    opened = Opened(chrome, shared.path, 390, script=False)
+    opened.screenshot("shared-no-script-phone")
+    found = [line for line in opened.page.evaluate(READING) if "is cut off" not in line]
+    assert found == []
 
 
 def test_the_budget_of_the_map_is_solved_as_python_does(chrome, shared):

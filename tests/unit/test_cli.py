@@ -226,6 +226,53 @@ def test_text_from_a_file_is_what_is_measured(here, tmp_path, tiny_llama_folder)
     assert "mine.txt" in record.quality.text_source
 
 
+@pytest.fixture
+def specialist(tmp_path, tiny_encoder_folder, reports):
+    """(the folder of a fine-tuned teacher, a pool, the README's recipe for a student of that teacher, with few steps)."""
+    from effkit.models.texts.labelled import split
+
+    parts = split(reports)
+    base = ek.classifier(tiny_encoder_folder, reports.classes, device="cpu")
+    teacher = ek.finetune(base, parts.train, epochs=6, learning_rate=2e-3, batch=8).save(tmp_path / "teacher")
+    pool = tmp_path / "pool.txt"
+    pool.write_text("\n".join(parts.train.texts))
+    (tmp_path / "test.txt").write_text("\n".join(parts.test.texts))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    steps = json.loads(re.search(r'```json\n(\{"steps": .*?)```', readme, re.DOTALL)[1])["steps"]
+    assert [step["step"] for step in steps] == ["student", "distill", "quantize"]
+    steps[0] |= {"vocabulary": 200, "hidden_size": 32, "ffn": 64, "window": 16, "text": str(pool)}
+    steps[1] |= {"steps": 250, "batch": 16, "augment": 600, "text": str(pool)}
+    steps[2] |= {"group_size": 32}
+    return teacher, tmp_path / "test.txt", recipe(tmp_path, {"steps": steps})
+
+
+def test_the_readmes_specialist(here, tmp_path, specialist):
+    """A student that reads less than its teacher is profiled on what both can read, and a text is cut to what a model reads."""
+    teacher, text, given = specialist
+    out = tmp_path / "out"
+    code, said, told = here("run", given, "--out", out, "--model", teacher, "--device", "cpu", "--text", text, "--repeats", "2")
+    assert code == 0, told
+    assert "note: prompt is 16 tokens, for base and model read at most 16 at once" in told
+    last = json.loads(said.splitlines()[-1])
+    record = Record.from_json((out / "record.json").read_text())
+    assert last["agreement"] > 0.8
+    assert last["perplexity"] is None
+    assert (record.profile.prompt, record.quality.windows) == (16, len(text.read_text().splitlines()))
+    student = ek.load(str(out / "model"), device="cpu")
+    assert student.window == 16
+    assert student.config.id2label == ek.load(str(teacher), device="cpu").config.id2label
+
+
+def test_a_prompt_that_the_student_cannot_read_is_refused_before_it_is_trained(here, tmp_path, specialist):
+    teacher, text, given = specialist
+    words = ("run", given, "--out", tmp_path / "out", "--model", teacher, "--device", "cpu", "--text", text)
+    code, said, told = here(*words, "--prompt", "32")
+    assert (code, said) == (2, "")
+    assert told.splitlines()[-1] == "effkit: prompt is 32 tokens. This model reads at most 16 at once. Choose a shorter prompt."
+    assert "distill" not in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_doctor_speaks(here):
     code, said, told = here("doctor")
     assert code in (0, 1), told

@@ -22,9 +22,9 @@ SURFACE = [
     "Calibration", "Capability", "Checkpoint", "Claim", "Cost", "Distill", "EffkitError", "Estimate", "Exploration", "Exported",
     "Frontier", "Model", "Plan", "Profile", "Progress", "Prune", "Quality", "Quantize", "Recipe", "Record", "Replay", "Run", "Space",
     "Store", "Student", "accelerator", "accelerators", "architecture", "attach", "best_format", "bottleneck", "break_even_price",
-    "breakdown", "calibrate", "claim", "compare_tokens", "device", "devices", "distill", "evaluate", "explore", "export", "fleet", "load",
-    "measure", "plan", "plausible", "price", "profile", "project", "prune", "quantize", "read_labelled", "read_records", "replay",
-    "sensitivity", "share", "start", "student", "sweep", "write_records",
+    "breakdown", "calibrate", "claim", "classifier", "compare_tokens", "device", "devices", "distill", "evaluate", "explore", "export",
+    "finetune", "fleet", "load", "measure", "plan", "plausible", "price", "profile", "project", "prune", "quantize", "read_labelled",
+    "read_records", "replay", "sensitivity", "share", "start", "student", "sweep", "write_records",
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from effkit.lab.runs.run import Run, attach, start
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.spec.errors import BadInput, EffkitError, choice
+from effkit.spec.intervals import three
 from effkit.spec.recipe import Distill, Prune, step_of
 from effkit.spec.record import Record
 
@@ -333,10 +334,24 @@ class DistillLab(LiveCard):
 
 
 def _verdict(record: Record) -> str:
-    """What was found, in a sentence: quality and bytes as shares of the teacher."""
+    """What was found, in words: quality and bytes as shares of the teacher. Nobody keeps more than all: a student that predicts a text
+    better than its teacher has learned it from the text."""
     share = f"{record.cost.bytes / record.cost.base_bytes:.1%} of the teacher's bytes"
-    kept = record.quality.retained if record.quality else None
-    return f"The student has {share}." if kept is None else f"The student keeps {kept:.1%} of the teacher's quality at {share}."
+    found = record.quality
+    kept = found.retained if found else None
+    if found is None or kept is None:
+        return f"The student has {share}."
+    if kept <= 1:
+        return f"The student keeps {kept:.1%} of the teacher's quality at {share}."
+    ours, theirs = (three(e.value or 0.0) for e in (found.perplexity, found.base_perplexity))
+    same = f" It would say the same as its teacher for {found.agreement.value:.1%} of the tokens." if found.agreement.value else ""
+    ratio = found.perplexity_ratio.high
+    if ratio is None or ratio >= 1:
+        return f"On this text the data cannot tell the student from its teacher (perplexity {ours} against {theirs}), at {share}.{same}"
+    return (
+        f"At {share} the student predicts this text better than its teacher (perplexity {ours} against {theirs}): it has learned such "
+        f"text, which its teacher knows less, so this is no share of the teacher's quality that was kept.{same}"
+    )
 
 
 def _numbers(references: Mapping[str, float]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
+from effkit.models.texts.datasets import file_name
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
@@ -83,7 +83,7 @@ def distill(
         "schedule": schedule, "word_dropout": word_dropout, "augment": augment,
         "layer_map": None if layer_map is None else tuple(tuple(pair) for pair in layer_map),
     }  # fmt: skip
-    step = step_of(Distill, **fields, text=_file_name(text))
+    step = step_of(Distill, **fields, text=file_name(text))
     teachers = (teacher,) if isinstance(teacher, Model) else tuple(teacher)
     return (yield from apply_distill(teachers, student, step, text, seed, resume, labels=labels, prompts=prompts))
 
@@ -222,8 +222,3 @@ def _check(teachers: Sequence[Model], student: Model, step: Distill, labels: Any
             raise BadInput(f"source is {step.source!r}", "Allowed for a classifier: 'text'", "It writes no text")
         if (step.objective == "hard-labels" or step.hard) and labels is None:
             raise BadInput("hard labels are asked for and none are given", "Allowed: labels=[...], a class or None for each text")
-
-
-def _file_name(text: Any) -> str | None:
-    """What a recipe can name: a file. Text given as such stays out of it."""
-    return str(text) if isinstance(text, str | Path) and os.path.isfile(text) else None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from effkit.models.mean_bert import MeanBertForSequenceClassification
 from effkit.models.model import Model
+from effkit.models.texts.datasets import file_name
 from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.recipe import Prune, Student, step_of
 
@@ -48,7 +47,7 @@ def prune(
     """
     chosen = layers if layers is None or isinstance(layers, int) else tuple(layers)
     step = step_of(
-        Prune, layers=chosen, by=by, heads=heads, ffn=ffn, hidden_size=hidden_size, vocabulary=vocabulary, text=_file_name(text), seed=seed
+        Prune, layers=chosen, by=by, heads=heads, ffn=ffn, hidden_size=hidden_size, vocabulary=vocabulary, text=file_name(text), seed=seed
     )
     return (yield from apply_prune(model, step, text))
 
@@ -80,7 +79,7 @@ def student(
     """
     step = step_of(
         Student, layers=layers, hidden_size=hidden_size, heads=heads, ffn=ffn, vocabulary=vocabulary, embeddings=embeddings,
-        window=window, text=_file_name(text), seed=seed,
+        window=window, text=file_name(text), seed=seed,
     )  # fmt: skip
     return (yield from apply_student(teacher, step, text))
 
@@ -135,8 +134,3 @@ def _without_tokens(model: Model, kept: Kept) -> Model:
         return new
     renumber_generation_(new.module, kept.vocabulary)
     return replace(new, tokenizer=cut_tokenizer(model.tokenizer, kept.vocabulary))
-
-
-def _file_name(text: Any) -> str | None:
-    """What a recipe can name: a file. Text given as such stays out of it."""
-    return str(text) if isinstance(text, str | Path) and os.path.isfile(text) else None

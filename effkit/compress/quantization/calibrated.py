@@ -20,6 +20,7 @@ from .calibration import calibration
 from .folding import fold_layer_
 from .planning import as_matrix, bias_of
 from .registry import method as method_of
+from .registry import reads
 from .rounding import Rounded, scale_type
 from .streaming import Stream, plain
 
@@ -27,17 +28,16 @@ T = TypeVar("T")
 WINDOWS = 2  # in a batch where a layer is learned: what one step reads
 
 
-def reads(method: Any) -> str:
-    """What a method looks at: "weights" alone, the "inputs" of each module, or a whole "layer"."""
-    return getattr(method, "reads", "weights")
-
-
 @dataclass
 class Prepared:
-    """What was found for whole layers: factors to fold by name, and the layers for which they were looked for."""
+    """What was found for whole layers: factors to fold by name, and the layers for which they were looked for.
+
+    note: what the text lacks of what was asked for, in a sentence; else empty
+    """
 
     folds: dict[str, Tensor] = field(default_factory=dict)
     layers: set[int] = field(default_factory=set)
+    note: str = ""
 
 
 @dataclass
@@ -61,6 +61,7 @@ def quantize_layers(model: Model, job: Job, text: Any, seed: int) -> Work[None]:
     method = method_of(step.method)
     whole = reads(method) == "layer"
     batches = yield from calibration(model, text, step.samples, step.window, WINDOWS if whole else 8, seed)
+    job.prepared.note = _lacking(batches, step.samples, model.task)
     stream = Stream(model, batches)
     for number in stream.begin():
         yield still(f"reading calibration text, {number + 1} of {len(batches)}")
@@ -73,6 +74,12 @@ def quantize_layers(model: Model, job: Job, text: Any, seed: int) -> Work[None]:
             if index + 1 < len(stream.layers):
                 yield from _told(stream.advance(layer, index), still, f"layer {index}: passing on")
             del layer  # not beside the next one
+
+
+def _lacking(batches: list[dict[str, Tensor]], asked: int, task: str) -> str:
+    found = sum(len(batch["input_ids"]) for batch in batches)
+    what = f"windows of {batches[0]['input_ids'].shape[1]} tokens" if task == "causal-lm" else "texts"
+    return f"the calibration text holds {found} of the {asked} {what} that were asked for" if found < asked else ""
 
 
 def _layer(job: Job, stream: Stream, index: int, exact: Stream | None) -> Work[nn.Module]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effkit.models.decoding import Decoder
 from effkit.models.model import Model
 from effkit.models.texts.datasets import read_text, windows
 from effkit.spec.errors import BadInput
@@ -35,7 +36,7 @@ def calibration(model: Model, text: Any, samples: int | None, window: int, batch
             ids = windows(read_text(text, part="train"), model, window, samples)
         return [{"input_ids": part.to(model.device.torch)} for part in ids.split(batch)]
     if text == GENERATED:
-        raise BadInput("calibration is 'generated'", "A classifier writes no text", "Give texts of the kind that it will read")
+        check_writes(model)
     given = read_text(text, part="train")
     texts = list(given.documents) if len(given.documents) > 1 else [line for line in given.text.splitlines() if line.strip()]
     if samples is not None and len(texts) > samples:
@@ -50,23 +51,26 @@ def calibration(model: Model, text: Any, samples: int | None, window: int, batch
     return batches
 
 
+def check_writes(model: Model) -> None:
+    """BadInput for a model that cannot write its own calibration text."""
+    if model.task != "causal-lm":
+        raise BadInput("calibration is 'generated'", "A classifier writes no text", "Give texts of the kind that it will read")
+
+
 def _generated(model: Model, samples: int, window: int, seed: int) -> Work[Tensor]:
     """Windows [samples, window] sampled token by token, all at once; the same seed gives the same text on one device."""
-    from transformers import DynamicCache
-
-    device = model.device.torch
     draw = torch.Generator().manual_seed(seed)
-    ordinary = [i for i in range(len(model.tokenizer)) if i not in set(model.tokenizer.all_special_ids)]
-    first = torch.tensor(ordinary)[torch.randint(len(ordinary), (samples, 1), generator=draw)]
-    written = [first]
-    cache = DynamicCache(config=model.config)
+    special, known = set(model.tokenizer.all_special_ids), model.checkpoint.vocabulary or len(model.tokenizer)
+    ordinary = [i for i in range(min(len(model.tokenizer), known)) if i not in special]
+    written = torch.tensor(ordinary)[torch.randint(len(ordinary), (samples, 1), generator=draw)]
+    decoder = Decoder(model, length=window, batch=samples)
     for length in range(1, window):
         with torch.no_grad():
-            out = model.module(input_ids=written[-1].to(device), past_key_values=cache, use_cache=True)
-        chances = torch.softmax(out.logits[:, -1].float().cpu(), dim=-1)
-        written.append(torch.multinomial(chances, 1, generator=draw))
+            whole = length == 1 or not decoder.caches
+            logits = decoder.read(written.to(model.device.torch)) if whole else decoder.step(written[:, -1:].to(model.device.torch))
+        written = torch.cat([written, torch.multinomial(torch.softmax(logits.float().cpu(), dim=-1), 1, generator=draw)], dim=1)
         yield Progress("quantize", length, window, "tokens", "the model writes calibration text")
-    return torch.cat(written, dim=1)
+    return written
 
 
 def split(batches: list[dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:

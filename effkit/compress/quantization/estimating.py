@@ -17,34 +17,33 @@ from effkit.models.model import Model
 from effkit.spec.plan import Plan
 from effkit.spec.recipe import Quantize
 
-from .registry import method
+from .registry import method, reads
 from .tuning import WINDOWS
 
 PLAIN, SEARCHED = 3e-8, 1.5e-7  # seconds to round a weight to nearest, and with searched scales: two processor cores
 PASSES = 4  # over the layers while text streams through them, partial ones added up
-LEARNED = 200  # steps of learned rounding
 
 
 def with_estimates(plan: Plan, model: Model, device: Device) -> Plan:
     """The plan with `seconds` and `peak_bytes` of a Quantize step."""
     step = plan.step
     assert isinstance(step, Quantize)
-    reads = getattr(method(step.method), "reads", "weights")
+    looks_at = reads(method(step.method))
     rate = matrix_rate(device)
     rounded = [p for p in plan.modules if p.action == "quantize"]
     weights = sum(p.shape[0] * p.shape[-1] for p in rounded)
     inside = [p for p in rounded if layer_of(p.module) is not None]
     read = sum(p.shape[0] * p.shape[-1] for p in inside)
-    seconds, working = weights * (PLAIN if reads == "weights" else SEARCHED), 0.0
+    seconds, working = weights * (PLAIN if looks_at == "weights" else SEARCHED), 0.0
     widest = max((p.shape[-1] for p in rounded), default=0)
-    if reads != "weights":
+    if looks_at != "weights":
         tokens = step.samples * min(step.window, model.window)
         seconds += 2.0 * read * tokens * PASSES / rate
         seconds += sum(p.shape[0] * p.shape[-1] ** 2 for p in inside) / rate
         layer = read / max(1, model.checkpoint.layers or 1)
         working = 4.0 * (layer + 3 * widest**2 + tokens * (model.checkpoint.hidden_size or widest))
-        if reads == "layer" and step.method == "learned":
-            seconds += 6.0 * read * LEARNED * 8 * step.window / rate
+        if looks_at == "layer" and step.method == "learned":
+            seconds += 6.0 * read * step.learn_steps * 8 * step.window / rate
             working += 16.0 * layer
     if step.tune is not None:
         tokens = WINDOWS * min(step.window, model.window)

@@ -9,17 +9,20 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.stored.storage import is_replaced
 from effkit.spec.errors import BadInput, Unavailable, choice
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import KEPT, Quantize
 
-from .methods.rtn import RTN
-from .registry import Method, method
+from .methods.rtn import RTN, RoundToNearest
+from .registry import Method, method, reads
 
 if TYPE_CHECKING:
     from effkit.hardware.attached.device import Device
+
+PRODUCTS = ("FalconLinear",)  # classes with a forward of their own that is a linear layer's all the same
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ def plan_quantize(model: Model, step: Quantize, device: Device | None = None) ->
     if why := chosen.why_not(device):
         raise Unavailable(f"method {step.method!r} cannot run on {device}", why, "Choose another method or device")
     stored = _inventory(model)
-    _check_names(step, [s.name for s in stored])
-    plans = tuple(_plan_module(model, step, chosen, s) for s in stored)
+    _check_names(step, [s.name for s in stored], tied_head(model), embedding_name(model))
+    inside = "" if reads(chosen) == "weights" else layer_list(model)[0] + "."
+    plans = tuple(_plan_module(model, step, chosen if s.name.startswith(inside) else _unread(chosen), s) for s in stored)
     if not any(p.action == "quantize" for p in plans):
         reasons = sorted({p.reason for p in plans if p.reason})
         raise BadInput(
@@ -63,6 +67,24 @@ def as_matrix(module: nn.Module) -> torch.Tensor:
     """The weight as [out_features, in_features]; GPT-2's Conv1D stores its transpose."""
     weight: torch.Tensor = module.weight.detach()  # type: ignore[assignment, operator]
     return weight.t() if isinstance(module, Conv1D) else weight
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it computes x W' + b and nothing else: a router that is made of nn.Linear also chooses experts."""
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward or type(module).__name__ in PRODUCTS
+    return isinstance(module, Conv1D)
+
+
+def is_table(module: nn.Module) -> bool:
+    """Whether it looks rows up, and at most multiplies them by one number."""
+    return isinstance(module, nn.Embedding) and (type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale"))
+
+
+def scale_of(table: nn.Module) -> float:
+    """The number by which a table multiplies what it looks up, in its own type as Gemma does; 1 for nn.Embedding itself."""
+    scale: torch.Tensor | float = getattr(table, "embed_scale", 1.0)  # type: ignore[assignment]
+    return float(scale.to(table.weight.dtype) if isinstance(scale, torch.Tensor) else scale)  # type: ignore[arg-type, union-attr]
 
 
 def bias_of(module: nn.Module) -> torch.Tensor | None:
@@ -104,6 +126,11 @@ def _inventory(model: Model) -> list[_Stored]:
     return found
 
 
+def _unread(chosen: Method) -> Method:
+    """What rounds a module outside the layers, where no calibration text is followed: what packs as `chosen` does, by the weights alone."""
+    return RTN if isinstance(chosen, RoundToNearest) else chosen
+
+
 def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> ModulePlan:
     keep = ModulePlan(module=s.name, kind=s.category, shape=s.shape, action="keep", bytes_before=s.bytes, bytes_after=s.bytes, reason="")
     if is_replaced(s.module):
@@ -115,10 +142,11 @@ def _plan_module(model: Model, step: Quantize, chosen: Method, s: _Stored) -> Mo
     vocabulary = s.name in (embedding_name(model), head_name(model))
     if isinstance(s.module, nn.Embedding) and not vocabulary:
         return keep.model_copy(update={"reason": "a small table of positions or types"})
-    if not vocabulary and not isinstance(s.module, nn.Linear | Conv1D):
+    if not (is_linear(s.module) or (vocabulary and is_table(s.module))):
+        what = "lookup" if vocabulary else "linear layer"
         matrix = len(s.shape) > 1
         return keep.model_copy(
-            update={"reason": f"{type(s.module).__name__} is no linear layer" if matrix else "a vector: nothing to gain"}
+            update={"reason": f"{type(s.module).__name__} is no {what}, or does more" if matrix else "a vector: nothing to gain"}
         )
     if not vocabulary and model.task == "sequence-classification" and s.category == "head":
         return keep.model_copy(update={"reason": "the layer that gives the answer: small, kept exact"})
@@ -151,18 +179,23 @@ def step_for(step: Quantize, module: str) -> Quantize:
     return step if bits == step.bits else step.model_copy(update={"bits": bits})
 
 
-def _check_names(step: Quantize, names: list[str]) -> None:
+def _check_names(step: Quantize, names: list[str], tied: str | None, table: str) -> None:
+    """tied: the name of a head that shares the weight of `table`, under whose name alone it can be chosen."""
+    such = ", ".join(map(repr, names[1:4]))
+    shared = (f"Allowed: {table!r}, whose weight the head shares", "What is chosen for it holds for both")
     unknown = sorted(set(step.module_bits) - set(names))
     if unknown:
-        raise BadInput(
-            f"module_bits names {unknown[0]!r}", f"Allowed: the modules of the model, such as {', '.join(map(repr, names[1:4]))}"
-        )
+        allowed = shared if unknown[0] == tied else (f"Allowed: the modules of the model, such as {such}",)
+        raise BadInput(f"module_bits names {unknown[0]!r}", *allowed)
     for part in step.skip:
-        if not any(part in name for name in names):
-            raise BadInput(
-                f"skip names {part!r}, which no module's name holds",
-                "Allowed: a module's name or a part of it, such as " + ", ".join(repr(n) for n in names[1:4]),
-            )
+        if part and any(part in name for name in names):
+            continue
+        if part and tied and part in tied:
+            raise BadInput(f"skip names {part!r}, which is not stored by itself", *shared)
+        raise BadInput(
+            f"skip names {part!r}, which no module's name holds" if part else "skip names '', which stands in every name",
+            f"Allowed: a module's name or a part of it, such as {such}",
+        )
 
 
 def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: Device) -> tuple[str, ...]:
@@ -174,6 +207,16 @@ def _notes(model: Model, step: Quantize, plans: tuple[ModulePlan, ...], device: 
                 f"{len(odd)} modules have rows that are no multiple of the block of {odd[0].group_size}: bitsandbytes' CPU matrix path "
                 "is wrong there, so their weights are quantized as one flat vector, which is right"
             )
+    chosen = method(step.method)
+    if (step.tune or reads(chosen) != "weights") and step.window > model.window:
+        notes.append(f"calibration windows have {model.window} tokens instead of {step.window}: this model reads no more at once")
+    if step.tune and not isinstance(chosen, RoundToNearest):
+        notes.append(f"{step.method} stores no scales of groups, so in the layers tuning trains the norms alone")
+    tables = (embedding_name(model), head_name(model))
+    outside = [p.module for p in plans if p.method not in ("", step.method) and p.module not in tables]
+    if outside:
+        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+        notes.append(f"{outside[0]}{more}: outside the layers, so rounded to nearest")
     groups = {p.group_size for p in plans if p.method == step.method and p.group_size}
     if step.group_size == "auto" and step.method == "rtn" and len(groups) > 1:
         notes.append(f"64 does not divide every row, so groups differ: {', '.join(map(str, sorted(groups)))}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,20 +16,21 @@ from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.stored import storage
 from effkit.models.stored.packed import PackedEmbedding, PackedLinear, PackedWeight
-from effkit.models.texts.datasets import SUFFIXES
+from effkit.models.texts.datasets import file_name
 from effkit.spec.errors import BadInput
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.progress import Progress, Snapshot, Work, long_work
 from effkit.spec.recipe import Quantize, step_of
 
-from .calibrated import Job, Prepared, quantize_layers, reads
-from .calibration import GENERATED, split
+from .calibrated import Job, Prepared, quantize_layers
+from .calibration import GENERATED, check_writes, split
 from .calibration import calibration as calibrated
 from .folding import fold_layer_
 from .methods.rtn import rounded_embedding
-from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, step_for, tied_head, vocabulary_step
+from .planning import as_matrix, bias_of, embedding_name, head_name, plan_quantize, scale_of, step_for, tied_head, vocabulary_step
 from .registry import method as method_of
-from .rotation import rotated
+from .registry import reads
+from .rotation import check_known, rotated
 from .rounding import error_by_rows
 from .tuning import Tuning
 from .tuning import tune as tuned
@@ -45,7 +45,7 @@ def quantize(
     symmetric: bool = False,
     embedding_bits: int | None = 8,
     module_bits: Mapping[str, int] | None = None,
-    skip: tuple[str, ...] = (),
+    skip: str | tuple[str, ...] = (),
     calibration: Any = None,
     samples: int = 64,
     window: int = 256,
@@ -74,17 +74,12 @@ def quantize(
     than a window), Unavailable (a method that cannot run here), OutOfMemory. Progress comes after every module, with its
     relative error: 4-bit NF4 on normal weights has 0.09, 8-bit rtn about 0.005.
     """
-    named = calibration if isinstance(calibration, str) and _can_be_named(calibration) else None
+    named = GENERATED if isinstance(calibration, str) and calibration == GENERATED else file_name(calibration)
     given: dict[str, Any] = {"method": method, "group_size": group_size, "symmetric": symmetric, "embedding_bits": embedding_bits}
-    given |= {"module_bits": dict(module_bits or {}), "skip": tuple(skip), "calibration": named, "samples": samples, "window": window}
+    given |= {"module_bits": dict(module_bits or {}), "skip": skip, "calibration": named, "samples": samples, "window": window}
     given |= {"rotate": rotate, "learn_steps": learn_steps, "tune": tune, "tune_steps": tune_steps}
     step = step_of(Quantize, **given, **({} if bits is None else {"bits": bits}))
     return (yield from apply_quantize(model, step, calibration, seed, resume))
-
-
-def _can_be_named(calibration: str) -> bool:
-    """Whether a recipe can name this text, instead of holding it."""
-    return calibration == GENERATED or Path(calibration).suffix.lower() in SUFFIXES
 
 
 def apply_quantize(
@@ -93,10 +88,7 @@ def apply_quantize(
     """`quantize` for a validated step. `text` None takes the step's own. shared: what tuning compares with is kept for others."""
     text = step.calibration if text is None else text
     plan = plan_quantize(model, step)
-    if step.tune and model.task != "causal-lm":
-        raise BadInput(
-            f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
-        )
+    refuse(model, step, text)
     todo = {planned.module: planned for planned in plan.acting()}
     done, prepared = ({}, Prepared()) if resume is None else _restored(resume, model)
     total = len(todo) + (step.tune_steps if step.tune else 0)
@@ -105,7 +97,7 @@ def apply_quantize(
         tensors = {f"{name}/{key}": t for name, module in done.items() for key, t in module.state_dict().items()}
         specs = {name: module.storage_spec() for name, module in done.items()}  # type: ignore[operator]
         tensors |= {f"fold/{key}": t for key, t in prepared.folds.items()}
-        return Snapshot(tensors, {"specs": specs, "prepared": sorted(prepared.layers)})
+        return Snapshot(tensors, {"specs": specs, "prepared": sorted(prepared.layers), "lacking": prepared.note})
 
     def still(message: str) -> Progress:
         return Progress("quantize", len(done), total, "modules", message, snapshot=kept)
@@ -120,14 +112,14 @@ def apply_quantize(
         )  # fmt: skip
 
     yield still("planned")
+    for name in todo:
+        _finite(name, as_matrix(model.module.get_submodule(name)))
     if step.rotate:
         with guard(model.device, "rotating the weights"):
             model, note = rotated(model, seed)
         plan = plan.model_copy(update={"notes": (*plan.notes, note)})
         yield still("rotated")
     streamed = _streamed(model, step, todo)
-    for name in streamed:
-        _finite(name, as_matrix(model.module.get_submodule(name)))
     for name, planned in todo.items():
         if name in done or name in streamed:
             continue
@@ -136,14 +128,32 @@ def apply_quantize(
         yield finished(name, planned, done[name], as_matrix(model.module.get_submodule(name)))
     if not streamed.keys() <= done.keys():
         yield from quantize_layers(model, Job(step, streamed, done, prepared, finished, still), text, seed)
+    if prepared.note:
+        plan = plan.model_copy(update={"notes": (*plan.notes, prepared.note)})
     if prepared.folds:
-        norms = sum(key.rpartition("/")[0] not in done for key in prepared.folds)
-        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {norms} modules that are not rounded")})
+        exact = len({name for key in prepared.folds if (name := key.rpartition("/")[0]) not in done})
+        where = (
+            f"{exact} module{'' if exact == 1 else 's'} that {'is' if exact == 1 else 'are'} not rounded" if exact else "rounded modules"
+        )
+        plan = plan.model_copy(update={"notes": (*plan.notes, f"factors of inputs are folded into {where}")})
     new = _assembled(model, step, plan, done, prepared.folds, seed)
     if step.tune is None:
         return new
     note = yield from _tuned(model, step, new, text, seed, resume, prepared.folds, (len(todo), total), kept, shared)
     return replace(new, plans=(*model.plans, plan.model_copy(update={"notes": (*plan.notes, note)})))
+
+
+def refuse(model: Model, step: Quantize, text: Any = None) -> None:
+    """Raise what `step` cannot do with this kind of model, before anything is read or rounded. Nothing is computed."""
+    if step.tune and model.task != "causal-lm":
+        raise BadInput(
+            f"tune is {step.tune!r}", "Tuning compares the next token's probabilities: a causal language model's", "Leave it out"
+        )
+    reading = step.tune or reads(method_of(step.method)) != "weights"
+    if reading and (step.calibration if text is None else text) == GENERATED:
+        check_writes(model)
+    if step.rotate:
+        check_known(model)
 
 
 def _tuned(
@@ -186,11 +196,10 @@ def _finite(name: str, weight: torch.Tensor) -> None:
 
 def _replacement(model: Model, step: Quantize, planned: ModulePlan, original: nn.Module) -> nn.Module:
     weight = as_matrix(original)
-    _finite(planned.module, weight)
     group = planned.group_size or weight.shape[1]
     bits = int(planned.bits or step.bits)
     if isinstance(original, nn.Embedding):
-        return rounded_embedding(weight, bits, group, weight.dtype, original.padding_idx)
+        return rounded_embedding(weight, bits, group, weight.dtype, original.padding_idx, scale_of(original))
     own = vocabulary_step(step, planned.module) if planned.module == head_name(model) else step_for(step, planned.module)
     return method_of(planned.method).apply(own, weight, bias_of(original), group, weight.dtype)
 
@@ -225,4 +234,4 @@ def _restored(resume: Snapshot, model: Model) -> tuple[dict[str, nn.Module], Pre
         module.load_state_dict(own, assign=True)
         modules[name] = module
     folds = {key.removeprefix("fold/"): t.to(model.device.torch) for key, t in resume.tensors.items() if key.startswith("fold/")}
-    return modules, Prepared(folds, set(resume.state.get("prepared", ())))
+    return modules, Prepared(folds, set(resume.state.get("prepared", ())), resume.state.get("lacking", ""))

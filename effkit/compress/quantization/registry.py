@@ -6,7 +6,7 @@ What is built in enters here as a plug-in does; a third party uses the entry-poi
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -81,6 +81,11 @@ def method(name: str) -> Method:
     if name not in known:
         raise choice("method", name, sorted(known))
     return imported(known[name])
+
+
+def reads(method: Any) -> str:
+    """What a method looks at: "weights" alone, the "inputs" of each module, or a whole "layer"."""
+    return getattr(method, "reads", "weights")
 
 
 def methods() -> dict[str, Method]:

@@ -54,13 +54,9 @@ def rotated(model: Model, seed: int = 0) -> tuple[Model, str]:
 
     Raises BadInput: no decoder of a known form, or one whose logits would change.
     """
-    if model.task != "causal-lm":
-        raise BadInput(f"rotate is asked for {model.checkpoint.architecture}", KNOWN, "Leave it out")
+    check_known(model)
     new = model.clone()
     layers = layer_list(new)[1]
-    inner = [name for name, _ in layers[0].named_modules()]
-    if not {*READERS, *WRITERS} <= set(inner) or any(is_replaced(m) for m in new.module.modules()):
-        raise BadInput(f"rotate is asked for {model.checkpoint.architecture}, whose layers are not known", KNOWN, "Leave it out")
     tied = tied_head(model) is not None
     with torch.no_grad():
         values = _rotate_values_(new, seed + 1)
@@ -72,6 +68,17 @@ def rotated(model: Model, seed: int = 0) -> tuple[Model, str]:
         raise BadInput(f"rotate finds nothing to turn in {model.checkpoint.architecture}", KNOWN, "Leave it out")
     why = "; its head shares the embedding's table, so hidden states are not" if tied else ""
     return replace(new, origin=None), f"rotated before rounding: {' and '.join(kinds)}{why}"
+
+
+def check_known(model: Model) -> None:
+    """BadInput where the model is no decoder of a known form; what its logits then do shows only when it is rotated."""
+    if model.task != "causal-lm":
+        raise BadInput(f"rotate is asked for {model.checkpoint.architecture}", KNOWN, "Leave it out")
+    if any(is_replaced(m) for m in model.module.modules()):
+        raise BadInput("rotate is asked for a model that holds weights in few bits", "Allowed: a model of full weights", "Leave it out")
+    inner = {name for name, _ in layer_list(model)[1][0].named_modules()}
+    if not {*READERS, *WRITERS} <= inner:
+        raise BadInput(f"rotate is asked for {model.checkpoint.architecture}, whose layers are not known", KNOWN, "Leave it out")
 
 
 def _residual_width(layer: nn.Module) -> int:

@@ -13,7 +13,7 @@ HAWQ, Dong et al. 2019, arXiv:1905.03696).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from effkit.hardware.attached.memory import guard
+from effkit.measure.checks import whole
 from effkit.models.ledger import layer_of
 from effkit.models.model import Model
 from effkit.models.stored.packed import PackedWeight
@@ -31,7 +32,7 @@ from effkit.spec.progress import Progress, Work, long_work
 from effkit.spec.recipe import BITS, KEPT, Quantize, step_of
 
 from .calibration import calibration as calibrated
-from .planning import as_matrix, embedding_name, head_name, plan_quantize, tied_head
+from .planning import as_matrix, embedding_name, head_name, plan_quantize, scale_of, tied_head
 from .rounding import searched_values
 
 MEASURED = (2, 3, 4)  # widths whose change is passed through the layer; others and other forms follow from their squared errors
@@ -46,7 +47,7 @@ TOKENS = 64  # of every window whose inputs and slopes are kept
 def sensitivity(
     model: Model,
     text: Any = None,
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8),
+    bits: int | tuple[int, ...] = (2, 3, 4, 5, 6, 8),
     group_size: int | Literal["auto"] | None = "auto",
     symmetric: bool = False,
     samples: int = 8,
@@ -58,10 +59,11 @@ def sensitivity(
 
     text: calibration text, None for the offline default, "generated"; `samples` windows of `window` tokens are read
     vocabulary: the token embedding and the head are to be quantized too
+    A module whose output the text never asked for (an expert that no token chose) has one choice: to stay as it is.
 
     Raises BadInput (a classifier: its answers are no next tokens; unknown bits). The KL of tied embedding and head are added.
     """
-    work = _formats(model, text, tuple(sorted(bits)), [(group_size, symmetric)], samples, window, vocabulary, seed)
+    work = _formats(model, text, _widths(bits), [(group_size, symmetric)], samples, window, vocabulary, seed)
     return (yield from work)[0]
 
 
@@ -71,7 +73,7 @@ def best_format(
     text: Any = None,
     bytes: int | None = None,
     bits_per_weight: float | None = None,
-    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8),
+    bits: int | tuple[int, ...] = (2, 3, 4, 5, 6, 8),
     samples: int = 8,
     window: int = 256,
     seed: int = 0,
@@ -87,7 +89,7 @@ def best_format(
     widths = {as_matrix(m).shape[1] for m in model.module.modules() if isinstance(m, nn.Linear | Conv1D)}
     groups = [g for g in GROUPS if all(width % g == 0 for width in widths)] or ["auto"]
     forms = [(group, symmetric) for group in groups for symmetric in (True, False)]
-    found = yield from _formats(model, text, tuple(sorted(bits)), forms, samples, window, bytes is not None, seed)
+    found = yield from _formats(model, text, _widths(bits), forms, samples, window, bytes is not None, seed)
     best: tuple[Sensitivity, Allocation] | None = None
     for one in found:
         weights = sum(m.weights for m in one.modules)
@@ -99,9 +101,18 @@ def best_format(
             best = one, allocation
     if best is None:
         asked = bytes_text(bytes) if bytes is not None else f"{bits_per_weight} bits a weight"
-        least = min(one.smallest for one in found)
-        raise BadInput(f"a budget of {asked} is too small", f"The fewest bits make {bytes_text(least)} of the whole model", "Give more")
+        least = min(found, key=lambda one: one.smallest)
+        raise BadInput(f"a budget of {asked} is too small", least.told_smallest, "Give more, or allow fewer bits")
     return best
+
+
+def _widths(bits: int | Sequence[int]) -> tuple[int, ...]:
+    """By rising bits, each once."""
+    given = (bits,) if isinstance(bits, int) else tuple(bits)
+    wrong = [b for b in given if b not in BITS]
+    if wrong or not given:
+        raise choice("bits", wrong[0] if wrong else given, BITS)
+    return tuple(sorted(set(given)))
 
 
 def _formats(
@@ -110,9 +121,8 @@ def _formats(
     """A Sensitivity for every (group size, symmetric), from the same passes over the text."""
     if model.task != "causal-lm":
         raise BadInput(f"{model.checkpoint.source} is a classifier", "Allowed: a causal language model", "Quantize with one width for all")
-    wrong = next((b for b in bits if b not in BITS), None)
-    if wrong is not None or not bits:
-        raise choice("bits", wrong, BITS)
+    whole("samples", samples, 1)
+    whole("window", window, 2)
     tables = 8 if vocabulary else None
     steps = [
         step_of(Quantize, method="rtn", bits=min(bits), group_size=group, symmetric=symmetric, embedding_bits=tables)
@@ -209,10 +219,11 @@ class _Reader:
         rows, columns = weight.shape
         group = planned.group_size or columns
         symmetric = symmetric and name not in (self.table, self.head)
-        kl = self._kl(name, weight, bits, group, symmetric)
+        seen = any(use in self.slopes for use in self.uses[name])  # of what the text never reached, nothing is known
+        kl = self._kl(name, weight, bits, group, symmetric) if seen else {}
         bias = getattr(module, "bias", None)
         beside = 0 if bias is None else bias.numel() * bias.element_size()
-        choices = [Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=kl[b]) for b in bits]
+        choices = [Choice(bits=b, bytes=PackedWeight.predicted_bytes(rows, columns, b, group, symmetric) + beside, kl=kl[b]) for b in kl]
         choices.append(Choice(bits=KEPT, bytes=planned.bytes_before, kl=0.0))
         return Sensitive(module=name, kind=planned.kind, layer=layer_of(name), weights=rows * columns, choices=tuple(choices))
 
@@ -231,6 +242,8 @@ class _Reader:
     def _along(self, name: str, weight: Tensor, bits: tuple[int, ...], group: int, symmetric: bool) -> dict[int, float]:
         """The estimate itself, for some widths."""
         uses = [(torch.cat(self.inputs[use]), torch.cat(self.slopes[use]).float()) for use in self.uses[name] if use in self.slopes]
+        by = scale_of(self.model.module.get_submodule(self.table))
+        uses = [(x, slope if x.is_floating_point() else slope * by) for x, slope in uses]
         along = {b: [torch.zeros(len(slope), device=weight.device) for _, slope in uses] for b in bits}
         rows = max(1, ROWS // weight.shape[1])
         for start in range(0, len(weight), rows):

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from effkit.models.checks import finite
 from effkit.models.layers import layer_list
 from effkit.models.model import Model
 from effkit.models.stored.packed import PackedLinear
 from effkit.models.stored.storage import is_replaced
+from effkit.spec.errors import BadInput
 
 from .planning import as_matrix
 
@@ -163,7 +165,7 @@ class Stream:
         return [group for _, group in order] + [[name] for name in names if name not in reached]
 
     def see(self, layer: nn.Module, index: int, group: list[str]) -> Generator[int, None, Seen]:
-        """What the modules of a group read, over all batches. Yields after each."""
+        """What the modules of a group read, over all batches. Yields after each. BadInput where that is not finite."""
         module = layer.get_submodule(group[0])
         width = as_matrix(module).shape[1]
         seen = Seen(torch.zeros(width, width, device=self.hidden[0].device))
@@ -181,12 +183,14 @@ class Stream:
             finally:
                 handle.remove()
             yield number
+        _check(seen.hessian, f"what {self.name}.{index}.{group[0]} reads")
         return seen
 
     def advance(self, layer: nn.Module, index: int) -> Iterator[int]:
-        """Bring every batch behind the layer. Yields after each."""
+        """Bring every batch behind the layer. Yields after each. BadInput where what comes out is not finite."""
         for number in range(len(self.hidden)):
             self.hidden[number] = self.run(layer, index, number)
+            _check(self.hidden[number], f"what {self.name}.{index} makes")
             yield number
 
     def run(self, layer: nn.Module, index: int, number: int) -> Tensor:
@@ -220,13 +224,26 @@ class Unpacked(nn.Module):
     def weight(self) -> Tensor:
         return self.packed.packed.dequantized()
 
+    @property
+    def bias(self) -> Tensor | None:
+        return self.packed.bias
+
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.packed.bias)
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 def plain(module: nn.Module) -> nn.Module:
     """A module that computes with the weights that a packed linear stands for; any other is itself."""
     return Unpacked(module) if isinstance(module, PackedLinear) else module
+
+
+def _check(numbers: Tensor, what: str) -> None:
+    if not finite(numbers):
+        raise BadInput(
+            f"{what} of the calibration text is not finite",
+            "Calibration needs a model whose hidden states are finite numbers on the text",
+            "Load it in float32 or bfloat16 (float16 ends at 65504), or choose a method that reads no text, such as 'hqq'",
+        )
 
 
 def same_memory(a: Tensor, b: Tensor) -> bool:

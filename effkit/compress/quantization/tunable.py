@@ -59,6 +59,13 @@ class TunableLinear(nn.Module):
         super().__init__()
         self.grid, self.bias = grid, bias
 
+    @property
+    def weight(self) -> Tensor:
+        """The matrix it stands for, for layers that read it themselves (Mamba's time steps): of it only scales are trained."""
+        g = self.grid
+        offset = _offset(g.integers.detach(), g.zero, g.group, 2**g.bits - 1)
+        return (offset * g.scale().unsqueeze(-1)).reshape(g.integers.shape).to(g.packed.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         g = self.grid
         y = _Linear.apply(x, g.scale(), g.integers, g.zero, g.group, 2**g.bits - 1, g.dtype)
@@ -68,9 +75,9 @@ class TunableLinear(nn.Module):
 class TunableEmbedding(nn.Module):
     """The rows of a tied table, in its present form; only the head's use of it is trained."""
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, scale: float) -> None:
         super().__init__()
-        self.grid = grid
+        self.grid, self.scale = grid, scale
 
     def forward(self, ids: Tensor) -> Tensor:
         g = self.grid
@@ -81,7 +88,7 @@ class TunableEmbedding(nn.Module):
             )
             zero = g.zero[flat] if isinstance(g.zero, Tensor) else g.zero
             rows = q - zero
-        return (rows * g.scale()[flat].unsqueeze(-1)).reshape(*ids.shape, -1).to(g.packed.dtype)
+        return (rows * g.scale()[flat].unsqueeze(-1)).reshape(*ids.shape, -1).to(g.packed.dtype) * self.scale
 
 
 class _Linear(torch.autograd.Function):
@@ -137,7 +144,8 @@ def tunable_(module: nn.Module, exact: dict[str, Tensor], dtype: torch.dtype) ->
                 continue  # a table of its own: few of its rows are ever read
             grids[id(part.packed)] = names[name] = Grid(part.packed, None if id(part.packed) in tied else exact.get(name), dtype)
         grid = grids[id(part.packed)]
-        module.set_submodule(name, TunableEmbedding(grid) if isinstance(part, PackedEmbedding) else TunableLinear(grid, part.bias))
+        form = TunableEmbedding(grid, part.scale) if isinstance(part, PackedEmbedding) else TunableLinear(grid, part.bias)
+        module.set_submodule(name, form)
     return names
 
 

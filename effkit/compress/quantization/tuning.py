@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from effkit.models.layers import layer_list
+from effkit.models.ledger import category_of
 from effkit.models.model import Model
 from effkit.models.stored.packed import PackedEmbedding, PackedLinear
 from effkit.spec.progress import Progress, Snapshot, Work
@@ -58,7 +59,7 @@ class Tuning:
             for name in self.originals:
                 exact[name] = folded(as_matrix(base.module.get_submodule(name)), name, folds or {})
         self.grids: dict[str, Grid] = tunable_(module, exact, fast_dtype(base))
-        self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and "norm" in name.rsplit(".", 2)[-2].lower()}
+        self.norms = {name: p for name, p in module.named_parameters() if p.dim() == 1 and _in_norm(name, module)}
         # a norm's weight is trained as a relative change too, so that one rate suits all
         self.factors = {name: nn.Parameter(torch.zeros_like(p, dtype=torch.float32)) for name, p in self.norms.items()}
         self.before = {name: p.detach().clone() for name, p in self.norms.items()}
@@ -159,6 +160,12 @@ class Tuning:
     def restore_(self, snapshot: Snapshot) -> None:
         self.weights.restore_(snapshot)
         self.done, self.first = int(snapshot.state["done"]), float(snapshot.state["first"])
+
+
+def _in_norm(name: str, module: nn.Module) -> bool:
+    """Whether a parameter is a norm's, whatever the architecture calls it: GPT-2 says ln_1."""
+    path = name.rpartition(".")[0]
+    return category_of(path, module.get_submodule(path), module) == "norms"
 
 
 def tune(tuning: Tuning, before: int, total: int, wrap: Callable[[Snapshot], Snapshot]) -> Work[str]:

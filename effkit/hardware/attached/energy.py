@@ -275,20 +275,28 @@ class _NvmlPower(_Sampled):
 class _NvmlCounter:
     """The board's total energy counter in mJ, of Volta and later; it moves in steps of 20 to 100 ms."""
 
-    name, note = "nvml", ""
+    name = "nvml"
     how: How = "counter"
 
     def __init__(self, nvml: Any, handle: Any, part: str) -> None:
-        self.nvml, self.handle, self.part = nvml, handle, part
+        self.nvml, self.handle, self.part, self.note = nvml, handle, part, ""
 
     def begin(self) -> None:
-        self._from = self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)
+        self._from = self._read()
 
     def end(self) -> float | None:
-        return (self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) - self._from) / 1000
+        now = self._read()
+        return None if now is None or self._from is None else (now - self._from) / 1000
 
     def owned(self, share: float | None) -> tuple[float | None, str]:
         return _alone(self.nvml, self.handle)
+
+    def _read(self) -> int | None:
+        try:
+            return self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)
+        except self.nvml.NVMLError as error:
+            self.note = f"NVML gives no energy: {error}."
+            return None
 
 
 def _alone(nvml: Any, handle: Any) -> tuple[float | None, str]:
@@ -297,6 +305,8 @@ def _alone(nvml: Any, handle: Any) -> tuple[float | None, str]:
         others = len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)) - 1  # in a container process ids are not ours
     except nvml.NVMLError as error:
         return None, f"NVML does not say who else uses this GPU: {error}."
+    if others < 0:  # not even this process is listed, as in a container of its own: nor would be others
+        return None, "NVML lists no process of this GPU, not even this one, so that nobody can tell who else uses it."
     if others > 0:
         return None, f"{others} other processes use this GPU, and NVML does not share out energy."
     return 1.0, "The only process on this GPU, so all of it, what the GPU draws when idle too."

@@ -218,14 +218,12 @@ class Architecture:
         return sum(self.parameters(active=True).values())
 
     def bits(self, part: str, format: str) -> float:
-        """Bits of one weight of a part: the format's with its scales, or 16 where the part is left whole."""
+        """Bits of one weight of a part: the format's with its scales, or 16 where the part is left whole; a wider format is that of all."""
         own = BITS[format_name(format)]
-        return min(own, 16.0) if part not in WHOLE and part not in self.kept else 16.0 if own <= 16 else own
+        return own if own > 16 or (part not in WHOLE and part not in self.kept) else 16.0
 
     def weight_bytes(self, format: str = "bf16") -> float:
         """Bytes of all weights in a format, scales included; embedding, head, router and norms stay at 16 bits."""
-        if BITS[format_name(format)] > 16:
-            return self.total * BITS[format_name(format)] / 8
         return sum(count * self.bits(part, format) / 8 for part, count in self.parameters().items())
 
     def kv_bytes_per_token(self, element: float = 2.0) -> float:

@@ -175,7 +175,9 @@ def _key(name: str) -> str:
 
 def _loosely(name: str) -> Accelerator | None:
     """The entry whose name is this one but for words that name nothing of its own: the kind of memory, its size, a socket's version."""
-    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if not re.fullmatch(r"gpu|tensor|core|server|hbm\d*e?|nvl\d+", word)]
+    words = [
+        word for word in re.split(r"[^a-z0-9]+", name.lower()) if not re.fullmatch(r"gpu|tensor|core|server|hgx|dgx|hbm\d*e?|nvl\d+", word)
+    ]
     sizes = [int(word.rstrip("gb")) for word in words if re.fullmatch(r"\d{2,3}gb?", word)]
     rest = [re.sub(r"^sxm\d$", "sxm", word) for word in words if not re.fullmatch(r"\d{2,3}gb?", word)]
     for chosen in (rest, [word for word in rest if word != "sxm"]):

@@ -20,7 +20,7 @@ from effkit.spec.places import shipped_file
 # What a release's name adds to a shape's: its training, its rounding, its date.
 _ADDED = (
     "instruct|chat|base|hf|it|thinking|reasoning|preview|turbo|dynamic|quantized|turbomind|exp|terminus|speciale|abliterated|"
-    r"fp8|fp4|nvfp4|nvfp4a16|bf16|fp16|mxfp4|awq|gptq|int4|int8|w8a8|w4a16|w4a8|w8a16|w8a8sc|w4afp8|4bit|8bit|kv|mtp|"
+    r"fp8|fp4|nvfp4|fp4-v2|nvfp4-v2|nvfp4a16|bf16|fp16|mxfp4|awq|gptq|int4|int8|w8a8|w4a16|w4a8|w8a16|w8a8sc|w4afp8|4bit|8bit|kv|mtp|"
     r"eagle3?|block|tensor|modelopt|quark|\d{4,8}|v0\.\d|1m|128k|4k"
 )
 SUFFIX = re.compile(rf"[-_.]({_ADDED})$")
@@ -31,7 +31,8 @@ SAME_SHAPE = {
     "deepseek-r1-distill-llama-8b": "llama-3.1-8b", "deepseek-r1-distill-llama-70b": "llama-3.1-70b",
     "deepseek-r1-distill-qwen-1.5b": "qwen2.5-1.5b", "deepseek-r1-distill-qwen-7b": "qwen2.5-7b",
     "deepseek-r1-distill-qwen-14b": "qwen2.5-14b", "deepseek-r1-distill-qwen-32b": "qwen2.5-32b",
-    "qwq-32b": "qwen2.5-32b", "qwen2.5-coder-7b": "qwen2.5-7b", "qwen2.5-coder-14b": "qwen2.5-14b",
+    "deepseek-r1-0528-qwen3-8b": "qwen3-8b", "qwen3-235b": "qwen3-235b-a22b", "gptoss-20b": "gpt-oss-20b",
+    "gptoss-120b": "gpt-oss-120b", "qwq-32b": "qwen2.5-32b", "qwen2.5-coder-7b": "qwen2.5-7b", "qwen2.5-coder-14b": "qwen2.5-14b",
     "qwen2.5-coder-32b": "qwen2.5-32b", "qwen3-coder-30b-a3b": "qwen3-30b-a3b",
     "qwen3-vl-235b-a22b": "qwen3-235b-a22b", "glm-4.5": "glm-4.7", "glm-4.6": "glm-4.7",
     "minimax-m2": "minimax-m2.5", "minimax-m2.1": "minimax-m2.5", "phi-4-reasoning-plus": "phi-4", "codellama-70b": "llama-2-70b",

@@ -21,7 +21,7 @@ from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Noun, three
 
 from . import attached
-from .architecture import BITS, Architecture, format_name
+from .architecture import Architecture, format_name
 from .catalogue import Accelerator, accelerator
 from .efficiencies import Efficiencies, efficiencies
 from .projection import CORE_RATE, HEAD, HEAD_RATE, prefill_time, shape_of, smooth_maximum, step_parts
@@ -229,9 +229,9 @@ def _work(shape: Architecture, setting: Setting) -> dict[tuple[Phase, str], tupl
     counts = {"decode": shape.decode_flops(setting.batch, context), "prefill": shape.prefill_flops(max(setting.prompt, 1))}
     for phase, tokens in (("decode", setting.batch), ("prefill", setting.prompt)):
         flops = counts[phase]
-        read = {part: held[part] * _bits(shape, part, setting.format) / 8 for part in ("attention", "mlp", "experts")}
+        read = {part: held[part] * shape.bits(part, setting.format) / 8 for part in ("attention", "mlp", "experts")}
         read["experts"] *= shape.touched(tokens)
-        read["head"] = head * _bits(shape, "head", setting.format) / 8
+        read["head"] = head * shape.bits("head", setting.format) / 8
         cached = setting.batch * shape.read_bytes(context, element) if phase == "decode" else shape.kv_bytes(setting.prompt, element)
         for part in ("attention", "mlp", "experts", "head"):
             if flops[part] and read[part]:
@@ -241,15 +241,11 @@ def _work(shape: Architecture, setting: Setting) -> dict[tuple[Phase, str], tupl
     return found
 
 
-def _bits(shape: Architecture, part: str, format: str) -> float:
-    return BITS[format] if BITS[format] > 16 else shape.bits(part, format)  # a format wider than 16 bits is that of all parts
-
-
 def _seconds(
     phase: str, part: str, flops: float, read: float, shape: Architecture, device: Accelerator, setting: Setting, reached: Efficiencies
 ) -> float:
     """The time of a part by itself, at the shares of the peaks that projection.py uses."""
-    whole, bandwidth = rate_of(device, "bf16"), device.bandwidth or 1.0
+    whole, bandwidth = rate_of(device, "fp32" if shape.bits("head", setting.format) > 16 else "bf16"), device.bandwidth or 1.0
     own = rate_of(device, setting.format) if part in ("attention", "mlp", "experts") and shape.bits(part, setting.format) < 16 else whole
     if part == "head":
         return smooth_maximum(read / bandwidth / HEAD, flops / whole / HEAD_RATE)

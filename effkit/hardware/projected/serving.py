@@ -30,7 +30,6 @@ GROUPED_ROUTERS = {"deepseek_v3", "deepseek_v32", "kimi_k2", "minimax_m2", "glm_
 
 # The rate that a product in this format runs at, the first that the device has. Without its own, weights are widened to 16 bits.
 RATES = {
-    "fp32": ("tf32", "fp32"),
     "bf16": ("bf16", "fp16"),
     "fp16": ("fp16", "bf16"),
     "fp8": ("fp8", "bf16", "fp16"),
@@ -150,6 +149,8 @@ def kernels(group: Group, family: str) -> tuple[int, int]:
 
 def rate_of(device: Accelerator, format: str) -> float:
     """Peak dense operations per second for products in a format. Raises BadInput where the catalogue has none."""
+    if format == "fp32":  # tensor cores take it as TF32, at half the rate of 16 bits wherever both are published
+        return next((device.rates[name] for name in ("tf32", "fp32") if name in device.rates), rate_of(device, "bf16") / 2)
     # MXFP4 weights meet 8-bit activations where the device has 4-bit arithmetic, and are widened to 16 bits elsewhere.
     names = (("fp8", "bf16") if "fp4" in device.rates else ("bf16", "fp16")) if format == "mxfp4" else RATES[format]
     found = next((device.rates[name] for name in (*names, "bf16", "fp16") if device.rates.get(name)), None)
@@ -177,7 +178,8 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     # A step of speculative decoding checks about twice as many tokens as there are sequences.
     tokens = batch * (2.0 if setting.accepted > 1 else 1.0)
     held = shape.parameters()
-    whole = rate_of(device, "bf16")
+    wide = shape.bits("head", setting.format)
+    whole = rate_of(device, "fp32" if wide > 16 else "bf16")
 
     def read(part: str, over: float) -> float:
         return held[part] * shape.bits(part, setting.format) / 8 / over / device.bandwidth  # type: ignore[operator]
@@ -194,7 +196,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     head = held["head"] or (shape.embedding if shape.tied else 0)
     return Demand(
         weights=read("attention", per_group) + read("mlp", share),
-        head=head * 2 / share / device.bandwidth,
+        head=head * wide / 8 / share / device.bandwidth,
         experts=shape.touched(tokens) * read("experts", share),
         cache=batch * cached / (groups * min(per_group, shape.kv_heads)) / device.bandwidth,
         weight_flops=tokens * (step["attention"] / rate("attention") + step["mlp"] / rate("mlp")) / share,

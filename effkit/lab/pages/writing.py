@@ -35,7 +35,7 @@ from .safe import cleaned, packed, policy
 HERE = Path(__file__).parent
 RECORDS = re.compile(r'<script type="application/octet-stream" id="ek-records">([A-Za-z0-9+/=]*)</script>')
 LIMIT = 200_000_000  # bytes of records unpacked
-PAGE_COLOURS = ("ground", "ink", "muted", "rule", "grid", "wash", "accent", "alarm", "quantized", "pruned", "mlp", "combined")
+PAGE_COLOURS = ("ground", "ink", "muted", "rule", "grid", "wash", "shade", "accent", "alarm", "quantized", "pruned", "mlp", "combined")
 
 
 @dataclass(frozen=True)

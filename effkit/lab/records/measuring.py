@@ -8,10 +8,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from effkit.hardware.attached.environment import environment
-from effkit.measure.fidelity import evaluate
-from effkit.measure.latency import profile
+from effkit.measure.fidelity import evaluate, measured_on
+from effkit.measure.latency import profile, refuse_profile
 from effkit.models.checks import weights_hash
 from effkit.models.model import Model
 from effkit.models.texts.datasets import read_text
@@ -52,13 +53,15 @@ def measure(
     seed:  kept in the record; None: the recipe's
     kv_bits: 8 or 4: quality and speed with keys and values kept in so many bits
     store: None: the user's store; a Store or a path; False: none
-    The other arguments are those of ek.evaluate and ek.profile, and so are the errors; a store that cannot be written is
-    found before the work begins.
+    The other arguments are those of ek.evaluate and ek.profile, and so are the errors, all of them raised before the work begins;
+    so is that of a store that cannot be written.
     """
     shelf = shelf_of(store)
     if shelf is not None:
         shelf.check()
     compared = model if base is None and not model.recipe.steps else base
+    sizes = {"prompt": prompt, "new_tokens": new_tokens, "batch": batch, "repeats": repeats}
+    refuse_measuring(model, compared, on, window=window, windows=windows, **sizes, kv_bits=kv_bits)
     quality = yield from evaluate.work(model, compared, on, window=window, windows=windows, kv_bits=kv_bits)
     faster_than = compared if model.recipe.steps else None  # a base has nothing to be slower than
     speed = yield from profile.work(model, faster_than, prompt=prompt, new_tokens=new_tokens, batch=batch, repeats=repeats, kv_bits=kv_bits)
@@ -70,6 +73,25 @@ def measure(
             # the disk filled up meanwhile: minutes of measuring are not thrown away for that
             warnings.warn(f"The record was measured but not stored: {error} Keep it with Store(path).add(record).", stacklevel=2)
     return record
+
+
+def refuse_measuring(
+    model: Model,
+    base: Model | None,
+    on: Any,
+    *,
+    window: int,
+    windows: int,
+    prompt: int,
+    new_tokens: int,
+    batch: int = 1,
+    repeats: int = 1,
+    kv_bits: int | None = None,
+) -> None:
+    """Raise what `measure` would, before anything is made: a model without weights will do, and a base is a model too."""
+    measured_on(model, base, on, window, windows, kv_bits)
+    compared = [] if base is None or base is model else [base]
+    refuse_profile(model, compared, prompt, new_tokens, batch, repeats, kv_bits=kv_bits)
 
 
 def recorded(

@@ -81,8 +81,8 @@ def replay(
 def _only(records: tuple[Record, ...], where: Any) -> Record:
     if not records:
         raise BadInput(f"{str(where)!r} holds no record", "Allowed: a file or folder that holds one")
-    first, *others = records
-    if others:
+    first, *more = records
+    if more:
         listed = ", ".join(f"{record.id[:12]} ({record.name})" for record in records[:3]) + (", ..." if len(records) > 3 else "")
         raise BadInput(
             f"{str(where)!r} holds {len(records)} records: {listed}",

@@ -61,8 +61,9 @@ class Worker:
         self._pause_at: int | None = None
         self.standing = False  # paused, and its snapshot is written
         self._callers: list[Callable[[], Any]] = []
-        self._before = 0.0  # seconds of work before `_since`, the start or the last resume
-        self._since: float | None = None
+        # seconds of work before the start or the last resume, and when that was; one value, as any thread may read it meanwhile
+        self._clock: tuple[float, float | None] = (0.0, None)
+        self._open: Callable[[], Work]
         self._written = 0
         self._last_write = 0.0
         self._due = 0.0
@@ -124,20 +125,24 @@ class Worker:
 
     @property
     def elapsed(self) -> float:
-        since = self._since
-        return self._before + (time.monotonic() - since if since is not None else 0.0)
+        return self._elapsed_at(time.monotonic())
+
+    def _elapsed_at(self, now: float) -> float:
+        before, since = self._clock
+        return before + (now - since if since is not None else 0.0)
 
     # the thread
 
     def _launch(self, open_work: Callable[[], Work]) -> None:
         release_idle_threads()
-        self.thread = threading.Thread(target=self._labour, args=(open_work,), name=f"effkit {self.verb.name}", daemon=True)
+        self._open = open_work
+        self.thread = threading.Thread(target=self._labour, name=f"effkit {self.verb.name}", daemon=True)
         _working.add(self)
         self.thread.start()
 
-    def _labour(self, open_work: Callable[[], Work]) -> None:
+    def _labour(self) -> None:
         try:
-            self._end(*self._drive(open_work))
+            self._end(*self._drive())
         finally:
             self._arguments = None
             self._writes = False
@@ -148,15 +153,17 @@ class Worker:
                 answer.set()
             _working.discard(self)
 
-    def _drive(self, open_work: Callable[[], Work]) -> tuple[str, Any]:
+    def _drive(self) -> tuple[str, Any]:
         """Drive the work; what it came to: a state, and the result or the error."""
         try:
-            work = open_work()
+            work = self._open()
         except Exception as error:  # noqa: BLE001  (kept in self.error and raised by wait)
             return "interrupted", error
+        finally:
+            del self._open  # it holds the arguments, which are let go before `saved` says that all is over
         try:
-            self._since = time.monotonic()
-            self._due = self._since + SNAPSHOT_SECONDS
+            self._clock = (self._clock[0], time.monotonic())
+            self._due = time.monotonic() + SNAPSHOT_SECONDS
             change = None
             while True:
                 try:
@@ -178,8 +185,7 @@ class Worker:
 
     def _between(self, event: Progress) -> Mapping[str, Any] | None:
         now = time.monotonic()
-        seconds = self._before + now - (self._since or now)
-        entry = {**event.as_json(), "t": round(seconds, 4)}
+        entry = {**event.as_json(), "t": round(self._elapsed_at(now), 4)}
         if self._news:
             entry["change"], self._news = self._news, {}
         self.history.add(entry, replace(event, snapshot=None) if event.snapshot else event)
@@ -232,12 +238,12 @@ class Worker:
 
     def _go(self) -> None:
         if self.state == "paused":
-            self._since = time.monotonic()
+            self._clock = (self._clock[0], time.monotonic())
             self.state, self.standing = "running", False
             self._write("its state", self._write_state)
 
     def _hold_clock(self) -> None:
-        self._before, self._since = self.elapsed, None
+        self._clock = (self.elapsed, None)
 
     def _end(self, state: str, what: Any) -> None:
         """Make the outcome known, then write it down; a cancelled run is tidied up before it says so."""
@@ -312,7 +318,7 @@ class Worker:
         self.history.begin_from(self._home.all_events()[: about["events"]])
         self._home.rewrite_events(self.history.events)
         self._written = len(self.history.events)
-        self._before = about["t"]
+        self._clock = (about["t"], None)
         self._arguments = arguments
         self._write("its state", self._write_state)
         return self.verb.work(**arguments)

@@ -32,7 +32,7 @@ from effkit.compress.pipeline import refuse, step_work
 from effkit.compress.quantization.registry import method
 from effkit.compress.quantization.sensitivity import sensitivity
 from effkit.measure.fidelity import evaluate
-from effkit.measure.latency import profile
+from effkit.measure.latency import profile, refuse_profile
 from effkit.models.layers import layer_list
 from effkit.models.loading import load
 from effkit.models.model import Model
@@ -178,7 +178,7 @@ class Bench:
         return recorded(base, base, quality, timed, name="base").model_copy(update={"id": id})
 
     def _record(self, job: Job) -> Work[Record]:
-        model = yield from self.made(job.draft)
+        model = yield from self.made(job.draft, job.speed)
         work = evaluate.work(model, self.base, self.on, window=self.how.window, windows=job.windows)
         quality = yield from self._clocked("evaluate", work, job.windows)
         timed = (yield from self._speed(model, job.id)) if job.speed else None
@@ -187,14 +187,16 @@ class Bench:
 
     # making
 
-    def made(self, draft: Draft) -> Work[Model]:
-        """The model of a draft, from the longest beginning of it that is there already."""
+    def made(self, draft: Draft, speed: bool = False) -> Work[Model]:
+        """The model of a draft, from the longest beginning of it that is there already. speed: one whose speed is to be measured."""
         count = len(draft["steps"])
         begun = next(((at, m) for at in range(count, 0, -1) if (m := self.kept.get(key_of(draft, at))) is not None), (0, self.base))
         if begun[0] == count:
             return begun[1]
         steps = tuple(step_at(draft, at) for at in range(count))
-        refuse(self.base, Recipe(steps=steps, seed=draft["seed"]), self.text)
+        _, outline = refuse(self.base, Recipe(steps=steps, seed=draft["seed"]), self.text)
+        if speed:
+            refuse_profile(outline, [self.base], self.how.prompt, self.how.new_tokens, 1, self.how.repeats)
         at, current = yield from self._from_disk(draft, *begun)
         for i in range(at, count):
             step: Step = yield from self._resolved(draft, i, steps[i], current)

@@ -283,22 +283,25 @@ class PackedLinear(_Packed):
 class PackedEmbedding(_Packed):
     """An embedding table whose rows are packed: only the rows that are asked for are dequantized.
 
-    ids: integers [...] -> [..., columns]
+    ids: integers [...] -> [..., columns], times `scale` where the table's class multiplies what it looks up (Gemma's does).
     """
 
     kind = "packed-embedding"
 
-    def __init__(self, packed: PackedWeight, padding_idx: int | None = None) -> None:
+    def __init__(self, packed: PackedWeight, padding_idx: int | None = None, scale: float = 1.0) -> None:
         super().__init__(packed)
         self.num_embeddings, self.embedding_dim, self.padding_idx = packed.rows, packed.columns, padding_idx
+        self.scale = scale
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.packed.dequantized(ids.reshape(-1)).reshape(*ids.shape, self.embedding_dim)
+        rows = self.packed.dequantized(ids.reshape(-1)).reshape(*ids.shape, self.embedding_dim)
+        return rows if self.scale == 1.0 else rows * self.scale
 
     def storage_spec(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.packed.spec(), "padding_idx": self.padding_idx}
+        scaled = {} if self.scale == 1.0 else {"scale": self.scale}
+        return {"kind": self.kind, **self.packed.spec(), "padding_idx": self.padding_idx, **scaled}
 
     @classmethod
     def build(cls, spec: dict[str, Any]) -> PackedEmbedding:
-        given = {k: v for k, v in spec.items() if k not in ("kind", "padding_idx")}
-        return cls(PackedWeight.from_spec(given), spec["padding_idx"])
+        given = {k: v for k, v in spec.items() if k not in ("kind", "padding_idx", "scale")}
+        return cls(PackedWeight.from_spec(given), spec["padding_idx"], spec.get("scale", 1.0))

@@ -132,6 +132,11 @@ def windows(text: Text, model: Any, length: int, count: int | None = None) -> to
     return torch.stack([ids[start : start + length] for start in starts])
 
 
+def file_name(what: Any) -> str | None:
+    """What a recipe can name: a file. Text given as such stays out of it."""
+    return str(what) if isinstance(what, str | Path) and os.path.isfile(os.path.expanduser(what)) else None
+
+
 def _is_path(what: str) -> bool:
     """A short string without whitespace that has a known suffix or a separator is meant as a path, and so is one line that begins as a
     path does and has a known suffix ("/my texts/a.txt"), and an existing file."""

@@ -257,17 +257,18 @@ def split(labelled: LabelledSet, seed: int = 0) -> Split:
 def budget(train: LabelledSet, per_class: int | None, seed: int = 0) -> tuple[LabelledSet, tuple[str, ...]]:
     """(the rows whose label may be used, all other texts of train without any label).
 
-    per_class: that many rows of each class, or all that it has; None: every label. A larger budget of the same seed
-    contains the smaller one. The pool holds each text once and none that is labelled; train's extra texts belong to it.
+    per_class: that many different texts of each class, or all that it has; None: every label. A larger budget of the same
+    seed contains the smaller one. The pool holds each text once and none that is labelled; train's extra texts belong to it.
     """
     if per_class is not None and (isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1):
         raise BadInput(f"labels per class is {per_class!r}", "Allowed: a whole number of at least 1, or None for all labels")
     order = sorted(range(len(train)), key=lambda i: (_draw(f"{seed}:label", train.texts[i]), train.texts[i], i))
-    taken: defaultdict[int, list[int]] = defaultdict(list)
-    for i in order:
-        if per_class is None or len(taken[train.labels[i]]) < per_class:
-            taken[train.labels[i]].append(i)
-    rows = sorted(i for chosen in taken.values() for i in chosen)
+    taken: defaultdict[int, dict[str, int]] = defaultdict(dict)  # of a class, the row of each text
+    for i in order if per_class is not None else ():
+        chosen, text = taken[train.labels[i]], normal(train.texts[i])
+        if len(chosen) < per_class and text not in chosen:  # type: ignore[operator]
+            chosen[text] = i
+    rows = sorted(i for chosen in taken.values() for i in chosen.values()) if per_class is not None else range(len(train))
     named = "all labels" if per_class is None else f"{per_class} labels a class"
     labelled = train.take(rows, f"{train.name}, {named}")
     seen = {normal(text) for text in labelled.texts}

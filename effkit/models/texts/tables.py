@@ -20,7 +20,7 @@ from effkit.spec.files import parsed
 
 from .labelled import LabelledSet, made
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 DELIMITERS = {".csv": (",", ";", "\t", "|"), ".tsv": ("\t",)}
 FIELD_LIMIT = 1 << 27
 
@@ -36,10 +36,11 @@ def read_table(path: Path, text: str | None, label: str | None, group: str | Non
     if not path.is_file():
         raise BadInput(f"there is no labelled file {str(path)!r}", f"Allowed: an existing file ({', '.join(SUFFIXES)})", "Check the path")
     content, notes = _decoded(path)
-    if path.suffix.lower() == ".jsonl":
+    if path.suffix.lower() not in DELIMITERS:
         columns, rows, broken = _json_lines(content, path.name)
     else:
-        columns, rows, broken = _delimited(content, path, [text, label, group])
+        columns, rows, broken, note = _delimited(content, path, [text, label, group])
+        notes += [note] if note else []
     if broken:
         notes.append(f"{_count(broken, 'row')} with more fields than the header {'was' if broken == 1 else 'were'} dropped.")
     return _from_rows(path.name, rows, columns, text, label, group, str(path), notes)
@@ -127,8 +128,8 @@ def _decoded(path: Path) -> tuple[str, list[str]]:
         return raw.decode("cp1252", "replace"), ["The file is not UTF-8 and was read as Windows-1252."]
 
 
-def _delimited(content: str, path: Path, wanted: Sequence[str | None]) -> tuple[list[str], list[Row], int]:
-    """(columns, rows, number of broken rows). The delimiter is the first whose header holds the wanted columns."""
+def _delimited(content: str, path: Path, wanted: Sequence[str | None]) -> tuple[list[str], list[Row], int, str]:
+    """(columns, rows, number of broken rows, a note). The delimiter is the first whose header holds the wanted columns."""
     before = csv.field_size_limit(FIELD_LIMIT)
     try:
         best: list[str] = []
@@ -145,30 +146,49 @@ def _delimited(content: str, path: Path, wanted: Sequence[str | None]) -> tuple[
             raise BadInput(f"the labelled file {path.name!r} is empty", "Allowed: a header line and rows below it")
         columns = [field.strip() for field in best]
         rows, broken = [], 0
-        records = _records(content, chosen)
+        quoting, note = _quoting(content, chosen, path.name)
+        records = _records(content, chosen, quoting)
         next(records)
         for record in records:
             if any(field.strip() for field in record[len(columns) :]):
                 broken += 1
             elif any(field.strip() for field in record):
                 rows.append(dict(zip(reversed(columns), reversed(_padded(record, len(columns))), strict=True)))
-        return columns, rows, broken
+        return columns, rows, broken, note
     except csv.Error as error:
         raise BadInput(f"the labelled file {path.name!r} cannot be read ({error})", "Allowed: CSV with quoted fields") from None
     finally:
         csv.field_size_limit(before)
 
 
-def _records(content: str, delimiter: str) -> Iterator[list[str]]:
+def _records(content: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL, strict: bool = False) -> Iterator[list[str]]:
     """The records of a delimited file from its header on; empty lines above it are skipped."""
     started = False
-    loose = delimiter == "\t" and content.count('"') % 2 == 1  # inch marks, not quotes: they would swallow lines
-    quoting = csv.QUOTE_NONE if loose else csv.QUOTE_MINIMAL
     stream = io.StringIO(content.replace("\0", ""), newline="")
-    for record in csv.reader(stream, delimiter=delimiter, skipinitialspace=True, quoting=quoting):
+    for record in csv.reader(stream, delimiter=delimiter, skipinitialspace=True, quoting=quoting, strict=strict):
         started = started or any(field.strip() for field in record)
         if started:
             yield record
+
+
+def _quoting(content: str, delimiter: str, name: str) -> tuple[Any, str]:
+    """(how quotes are meant, a note). One that is opened and not closed, an inch mark for example, would swallow the rows below it: where
+    every row is whole without them, quotes are characters."""
+    whole = 0
+    try:
+        for _ in _records(content, delimiter, strict=True):
+            whole += 1
+    except csv.Error as error:
+        lengths = {len(record) for record in _records(content, delimiter, csv.QUOTE_NONE) if any(field.strip() for field in record)}
+        if delimiter == "\t" or len(lengths) == 1:
+            return csv.QUOTE_NONE, "Quotes are read as characters: not all that are opened are closed."
+        if "end of data" in str(error):
+            raise BadInput(
+                f"in the labelled file {name!r} a quote is opened in row {whole} and never closed", "Allowed: CSV with quoted fields",
+                'Close it, or write it twice ("") within quotes',
+            ) from None  # fmt: skip
+        return csv.QUOTE_MINIMAL, f"A quote is closed in the middle of a field in row {whole}: rows may have been joined there."
+    return csv.QUOTE_MINIMAL, ""
 
 
 def _padded(record: list[str], length: int) -> list[str]:
@@ -176,9 +196,18 @@ def _padded(record: list[str], length: int) -> list[str]:
 
 
 def _json_lines(content: str, name: str) -> tuple[list[str], list[Row], int]:
+    """Of JSON Lines, or of a .json file that is one list of objects."""
     rows: list[Row] = []
     columns: dict[str, None] = {}
-    for number, line in enumerate(content.split("\n"), 1):
+    lines = content.split("\n")
+    if name.lower().endswith(".json") and content.lstrip().startswith("["):
+        try:
+            lines = [json.dumps(row) for row in parsed(content)]
+        except ValueError as error:
+            raise BadInput(
+                f"{name!r} is no JSON ({error})", 'Allowed: [{"text": "...", "label": "..."}, ...], or an object a line'
+            ) from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -201,6 +230,8 @@ def _cell(value: Any, squeeze: bool) -> str:
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
     text = str(value)
+    if not text.isascii():  # half of a character, as a cut JSON string has it: no tokenizer takes that
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return " ".join(text.split()) if squeeze else text.strip()
 
 

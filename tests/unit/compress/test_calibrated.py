@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 import effkit as ek
 from effkit.compress.quantization.calibration import calibration, split
@@ -211,10 +211,29 @@ def test_a_classifier_is_calibrated_on_texts(tiny_classifier, tmp_path):
     batches = finish(calibration(tiny_classifier, texts, 10, 64))
     assert sum(len(b["input_ids"]) for b in batches) == 10
     assert all(b["attention_mask"].any(1).all() for b in batches)
-    with pytest.raises(BadInput, match=r"calibration is 'generated'\. A classifier writes no text"):
-        ek.quantize(tiny_classifier, "gptq", calibration="generated")
-    with pytest.raises(BadInput, match=r"tune is 'scales'\. Tuning compares the next token's probabilities"):
-        ek.quantize(tiny_classifier, tune="scales")
+
+
+def albert() -> ek.Model:
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3, "embedding_size": 64}
+    return wrap(AlbertForSequenceClassification(AlbertConfig(vocab_size=259, **sizes)), None, "random ALBERT")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"method": "gptq", "calibration": "generated"}, r"calibration is 'generated'\. A classifier writes no text"),
+        ({"tune": "scales"}, r"tune is 'scales'\. Tuning compares the next token's probabilities"),
+        ({"rotate": True}, r"rotate is asked for \w+\. Allowed: decoders with RMS norms"),
+        ({"method": "gptq"}, r"the layers of AlbertForSequenceClassification were not found"),
+    ],
+    ids=str,
+)
+def test_what_a_classifier_cannot_do_is_found_by_the_plan(tiny_classifier, step, message):
+    model = albert() if "layers of Albert" in message else tiny_classifier
+    with pytest.raises(BadInput, match=message):
+        ek.plan(model, ek.Quantize(**step))
+    with pytest.raises(BadInput, match=message):
+        ek.quantize(model, **step)
 
 
 def test_what_the_model_writes_is_its_own_and_follows_the_seed(tiny_llama):
@@ -229,8 +248,20 @@ def test_what_the_model_writes_is_its_own_and_follows_the_seed(tiny_llama):
         return float(nn.functional.cross_entropy(tiny_llama.logits(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()))
 
     assert surprise(ids[0]) < surprise(even)
+    tiny_llama.tokenizer.add_tokens([f"<{n}>" for n in range(2000)])  # more than the model knows: it begins with none of them
+    assert finish(calibration(tiny_llama, "generated", 4, 3))[0]["input_ids"].max() < 259
     small = ek.quantize(tiny_llama, "gptq", calibration="generated", samples=4, window=24, group_size=32)
     assert small.recipe.steps[0].calibration == "generated"
+
+
+def test_a_recipe_names_the_file_that_was_read(tiny_llama, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    by_path, by_name, by_text = (ek.quantize(tiny_llama, "gptq", **{**FEW, "calibration": given}) for given in (path, str(path), TEXT))
+    assert by_path.recipe == by_name.recipe
+    assert by_path.recipe.steps[0].calibration == str(path)
+    assert by_text.recipe.steps[0].calibration is None
+    assert same(by_path, by_text)
 
 
 def test_text_shorter_than_a_window_is_refused_and_windows_are_held_out(tiny_llama):
@@ -241,6 +272,29 @@ def test_text_shorter_than_a_window_is_refused_and_windows_are_held_out(tiny_lla
     assert len(held) == 1
     with pytest.raises(BadInput, match=r"the calibration text fills 1 window\. Tuning needs at least 2"):
         split([{"input_ids": torch.zeros(1, 4)}])
+
+
+def test_less_text_than_was_asked_for_is_told(tiny_llama):
+    short = ek.quantize(tiny_llama, "gptq", calibration=TEXT[:700], window=64, group_size=32)
+    said = "the calibration text holds 10 of the 64 windows of 64 tokens that were asked for"
+    assert said in short.plans[-1].notes
+    kept = driven(ek.quantize.work(tiny_llama, "gptq", calibration=TEXT[:700], window=64, group_size=32), lambda e: e.done == 22)
+    again = ek.quantize(tiny_llama, "gptq", resume=kept, calibration=TEXT[:700], window=64, group_size=32)
+    assert again.plans == short.plans
+    assert not any("asked for" in note for note in ek.quantize(tiny_llama, "gptq", **FEW).plans[-1].notes)
+
+
+def test_a_window_that_the_model_cannot_read_is_told_in_advance(tiny_llama):
+    said = "calibration windows have 256 tokens instead of 300: this model reads no more at once"
+    assert said in ek.plan(tiny_llama, ek.Quantize(method="gptq", window=300)).notes
+    assert said in ek.plan(tiny_llama, ek.Quantize(tune="scales", window=300)).notes
+    assert said not in ek.plan(tiny_llama, ek.Quantize(window=300)).notes
+
+
+def test_tuning_that_trains_only_norms_is_told_in_advance(tiny_llama):
+    said = "nf4 stores no scales of groups, so in the layers tuning trains the norms alone"
+    assert said in ek.plan(tiny_llama, ek.Quantize(method="nf4", tune="scales")).notes
+    assert not any("norms alone" in note for note in ek.plan(tiny_llama, ek.Quantize(method="hqq", tune="scales")).notes)
 
 
 def test_bits_of_single_modules(tiny_llama):
@@ -265,3 +319,15 @@ def test_a_plain_linear_stands_for_the_packed_one(tiny_llama):
     x = torch.randn(3, 64)
     assert torch.allclose(plain(packed)(x), packed(x), atol=1e-6)
     assert plain(linear := nn.Linear(3, 3)) is linear
+
+
+def test_a_model_without_a_cache_of_keys_writes_with_all_that_it_wrote_before(tiny_llama):
+    torch.manual_seed(0)
+    module = MambaForCausalLM(MambaConfig(vocab_size=259, hidden_size=32, num_hidden_layers=2, state_size=8))
+    base = wrap(module, tiny_llama.tokenizer, "random Mamba")
+    ids = finish(calibration(base, "generated", 4, 12, seed=3))[0]["input_ids"]
+    draw = torch.Generator().manual_seed(3)
+    torch.randint(256, (4, 1), generator=draw)
+    for length in range(1, 12):
+        chances = torch.softmax(base.logits(ids[:, :length])[:, -1], dim=-1)
+        assert torch.equal(torch.multinomial(chances, 1, generator=draw), ids[:, length : length + 1])

@@ -13,6 +13,8 @@ def test_estimates_grow_with_the_work(tiny_llama):
     plain = ek.plan(tiny_llama, Quantize(method="rtn"))
     reading = ek.plan(tiny_llama, Quantize(method="gptq"))
     tuned = ek.plan(tiny_llama, Quantize(method="gptq", tune="weights"))
+    short, long = (ek.plan(tiny_llama, Quantize(method="learned", learn_steps=n)).seconds for n in (200, 2000))
+    assert long > 5 * short
     assert 0 < plain.seconds < reading.seconds < tuned.seconds
     assert plain.bytes_before + plain.bytes_after <= plain.peak_bytes <= reading.peak_bytes < tuned.peak_bytes
     assert "about" in plain.estimate

@@ -12,8 +12,9 @@ from effkit.compress.distillation.losses import OBJECTIVES, forward_kl, hard_lab
 from effkit.compress.distillation.material import Batch
 from effkit.compress.distillation.rounded import RoundedForward
 from effkit.compress.distillation.sampling import continued
-from effkit.compress.distillation.teachers import Teachers, bundled, vocabulary_map
+from effkit.compress.distillation.teachers import Teachers, bundled
 from effkit.compress.distillation.transfer import Transfer, attending, default_map
+from effkit.models.vocabulary import vocabulary_map
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 

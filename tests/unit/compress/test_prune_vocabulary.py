@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 import effkit as ek
-from effkit.compress.distillation.teachers import vocabulary_map
 from effkit.models.model import wrap
+from effkit.models.texts.datasets import read_text, windows
+from effkit.models.vocabulary import vocabulary_map
 from effkit.spec.errors import BadInput
 
 STORY = "Once upon a time there was a little girl named Lily. She loved her big red ball.\n" * 3
@@ -133,6 +136,36 @@ def test_unigram_is_the_same_on_kept_tokens(tmp_path):
     ids = torch.tensor([student.tokens(REPORTS[5])])
     assert torch.allclose(student.logits(ids), teacher.logits(back[ids])[..., back], atol=1e-6)
     assert ek.load(student.save(tmp_path / "student")).tokens(STORY) == student.tokens(STORY)
+
+
+def test_a_part_of_the_vocabulary_is_compared_with_its_base_on_that_part(tmp_path):
+    """KL and losses of the definition, on the tokens that both know; a text with others says how much of it they are."""
+    teacher = unigram()
+    student = ek.prune(teacher, vocabulary="used", text=REPORTS)
+    text = " ".join(REPORTS)
+    same = ek.evaluate(student, teacher, on=text, window=16, windows=3)
+    assert (same.vocabulary, same.covered) == (student.config.vocab_size, 1.0)
+    assert same.kl.mean.value < 1e-6
+    assert same.perplexity_ratio.value == pytest.approx(1, abs=1e-6)
+    assert (same.agreement.value, same.indistinguishable) == (1.0, True)
+
+    worse = ek.quantize(student, bits=2, group_size=32)
+    found = ek.evaluate(worse, teacher, on=text, window=16, windows=3)
+    ids = windows(read_text(text), student, 16, 3)
+    back = vocabulary_map(student, teacher)
+    p, q = (torch.log_softmax(x[:, :-1].double(), -1) for x in (teacher.logits(back[ids])[..., back], worse.logits(ids)))
+    assert found.kl.mean.value == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
+    loss = float(-p.gather(-1, ids[:, 1:, None]).mean())
+    assert found.base_perplexity.value == pytest.approx(math.exp(loss), rel=1e-5)
+    assert found.agreement.value < 1
+
+    strange = ek.evaluate(student, teacher, on=STORY, window=16, windows=3)
+    assert 0 < strange.covered < 1
+    lens = ek.compare_tokens(worse, teacher, text[:60])
+    assert [one.text for one in lens.tokens] == [one.text for one in ek.compare_tokens(student, student, text[:60]).tokens]
+    assert lens.mean_kl > ek.compare_tokens(student, teacher, text[:60]).mean_kl >= 0
+    with pytest.raises(BadInput, match=r"the model's vocabulary|cut the same text into different tokens"):
+        ek.evaluate(teacher, student, on=text, window=16, windows=3)  # the base lacks tokens of the model
 
 
 def test_bytes_stay_and_config_ids_move(tiny_llama):

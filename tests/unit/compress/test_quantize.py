@@ -61,6 +61,13 @@ def test_every_module_stands_in_the_plan_once_with_its_reason(tiny_llama):
     assert "left alone" in str(plan)
 
 
+def test_a_single_name_to_skip_is_one_name(tiny_llama):
+    small = ek.quantize(tiny_llama, bits=8, skip="down_proj")
+    assert small.recipe.steps[0].skip == ("down_proj",)
+    assert {m.module.rpartition(".")[2] for m in small.plans[-1].modules if m.reason == "named in skip"} == {"down_proj"}
+    assert ek.Quantize(skip="down_proj") == ek.Quantize(skip=("down_proj",))
+
+
 def test_a_tied_head_shares_the_packed_embedding(tiny_llama):
     small = ek.quantize(tiny_llama, bits=4)
     table, head = small.module.get_input_embeddings(), small.module.get_output_embeddings()
@@ -135,6 +142,9 @@ def test_the_plan_says_how_odd_rows_are_treated(stories15m):
         ({"method": "nf4", "symmetric": True}, r"symmetric is True for nf4. Allowed: False"),
         ({"embedding_bits": 16}, r"embedding_bits is 16. Allowed"),
         ({"skip": ("no_such",)}, r"skip names 'no_such', which no module's name holds. Allowed"),
+        ({"skip": ("",)}, r"skip names '', which stands in every name. Allowed: a module's name or a part of it"),
+        ({"skip": "lm_head"}, r"skip names 'lm_head', which is not stored by itself. Allowed: 'model.embed_tokens', whose weight the head"),
+        ({"module_bits": {"lm_head": 8}}, r"module_bits names 'lm_head'. Allowed: 'model.embed_tokens', whose weight the head shares"),
         ({"skip": ("proj", "embed")}, r"there is nothing to quantize in .*named in skip"),
     ],
     ids=str,
@@ -152,8 +162,18 @@ def test_quantizing_twice_says_that_nothing_is_left(tiny_llama):
 def test_weights_that_are_not_finite_are_refused(tiny_llama):
     bad = tiny_llama.clone()
     bad.module.get_submodule("model.layers.1.mlp.up_proj").weight[3, 3] = float("nan")
-    with pytest.raises(BadInput, match=r"the weight of model.layers.1.mlp.up_proj holds values that are not finite"):
-        ek.quantize(bad)
+    for way in ({}, {"method": "gptq"}, {"method": "nf4"}, {"rotate": True}):
+        with pytest.raises(BadInput, match=r"the weight of model.layers.1.mlp.up_proj holds values that are not finite"):
+            ek.quantize(bad, **way)
+
+
+@pytest.mark.parametrize("method", ["gptq", "search", "awq", "learned", "smooth"])
+def test_hidden_states_that_are_not_finite_are_refused(tiny_llama, method):
+    """As in float16, where large activations end."""
+    bad = tiny_llama.clone()
+    bad.module.get_submodule("model.layers.1.input_layernorm").weight[3] = float("inf")
+    with pytest.raises(BadInput, match=r"what model.layers.1\S* \w+ of the calibration text is not finite. .* float32"):
+        ek.quantize(bad, method, samples=2, window=32)
 
 
 def test_it_goes_on_from_a_snapshot(tiny_llama):

@@ -92,7 +92,7 @@ def test_a_rotated_model_is_tuned_towards_its_own_weights(untied):
 def test_what_cannot_be_rotated_is_refused(tiny_classifier, tiny_llama):
     with pytest.raises(BadInput, match="rotate is asked for BertForSequenceClassification"):
         rotated(tiny_classifier)
-    with pytest.raises(BadInput, match="whose layers are not known"):
+    with pytest.raises(BadInput, match="rotate is asked for a model that holds weights in few bits"):
         rotated(ek.quantize(tiny_llama, group_size=32))
     config = transformers.GPT2Config(vocab_size=tiny_llama.checkpoint.vocabulary, n_embd=32, n_layer=1, n_head=2)
     with pytest.raises(BadInput, match="rotate is asked for GPT2LMHeadModel, whose layers are not known"):

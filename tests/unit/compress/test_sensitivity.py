@@ -60,10 +60,32 @@ def test_it_follows_the_seed_and_leaves_the_model_alone(tiny_llama):
     assert not any(p.requires_grad for p in tiny_llama.module.parameters())
 
 
+def test_what_the_text_never_reached_is_not_called_harmless(tiny_llama):
+    """An expert that no token chose: what rounding it costs is unknown, which is never zero."""
+    layer = tiny_llama.module.model.layers[1]
+    layer.mlp.idle = torch.nn.Linear(64, 64).requires_grad_(False)
+    found = ek.sensitivity(tiny_llama, TEXT, samples=2, window=32)
+    idle = next(m for m in found.modules if m.module == "model.layers.1.mlp.idle")
+    assert [c.bits for c in idle.choices] == [16]
+    chosen = found.allocate(found.smallest)
+    assert chosen.bits["model.layers.1.mlp.idle"] == 16
+    assert ek.quantize(tiny_llama, module_bits=chosen.bits).stored_bytes == chosen.bytes
+
+
 def test_mistakes_are_named(tiny_llama, tiny_classifier, found):
     with pytest.raises(BadInput, match=r"is a classifier\. Allowed: a causal language model"):
         ek.sensitivity(tiny_classifier)
     with pytest.raises(BadInput, match=r"bits is 9\. Allowed"):
         ek.sensitivity(tiny_llama, TEXT, bits=(4, 9))
-    with pytest.raises(BadInput, match=r"is too small\. The fewest bits take"):
+    for bits, said in (((), r"bits is \(\)\. Allowed: 2, 3"), ("4", r"bits is '4'\. Allowed: 2, 3")):
+        with pytest.raises(BadInput, match=said):
+            ek.sensitivity(tiny_llama, TEXT, bits=bits)
+    with pytest.raises(BadInput, match=r"samples is 0\. Allowed"):
+        ek.sensitivity(tiny_llama, TEXT, samples=0)
+    with pytest.raises(BadInput, match=r"is too small\. The fewest bits take .*B, .*B of them for what is never quantized"):
         found.allocate(found.smallest - 1)
+    with pytest.raises(BadInput, match=r"is too small\. With the bits set by hand at least"):
+        found.allocate(found.smallest, {found.modules[0].module: 8})
+    with pytest.raises(BadInput, match=r"is too small\. The fewest bits take .*B, .*B of them for what is never quantized"):
+        ek.best_format(tiny_llama, TEXT, bytes=1000, samples=1, window=32)
+    assert {c.bits for m in ek.sensitivity(tiny_llama, TEXT, bits=4, samples=1, window=32).modules for c in m.choices} == {4, 16}

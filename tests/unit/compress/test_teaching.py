@@ -108,6 +108,21 @@ def test_the_learning_rate_is_a_knob(base, parts):
     assert tuned.checkpoint.notes[-1] == "learning_rate became 0 after step 2"
 
 
+@pytest.mark.parametrize(("task", "at"), [("read", 0), ("answer", 0)])
+def test_a_knob_that_is_turned_while_texts_are_read_is_heard(base, parts, task, at):
+    """As whoever pauses at once and turns it, or while the held-out texts are answered."""
+    labelled, _ = budget(parts.train, 8)
+    work, change, turned = finetune.work(base, labelled, parts.held_out, epochs=2, batch=8), None, False
+    try:
+        while True:
+            event = work.send(change)
+            change = {"learning_rate": 0.0} if event.task == task and not turned else None
+            turned = turned or change is not None
+    except StopIteration as end:
+        tuned = end.value
+    assert tuned.checkpoint.notes[-1] == f"learning_rate became 0 after step {at}"
+
+
 def test_each_text_is_read_once_an_epoch_with_little_padding():
     lengths = [3 + i % 40 for i in range(500)]
     steps = steps_of_epoch(lengths, 16, seed=1, epoch=0)

@@ -9,14 +9,14 @@ from effkit.hardware.projected import attached
 from effkit.hardware.projected.architecture import Architecture
 from effkit.hardware.projected.configs import architecture
 from effkit.measure.calibrating import cached_bytes, expected_step_seconds
-from effkit.spec.calibration import Calibration
+from effkit.spec.calibration import Calibration, Layer
 from effkit.spec.errors import BadInput
 from effkit.spec.recipe import Quantize, Recipe
 
 
 @pytest.fixture(scope="module")
-def here() -> Calibration:
-    return ek.calibrate("cpu", formats=["float32", "int8"], seconds=1.0)
+def here(processor_time) -> Calibration:
+    return ek.calibrate("cpu", formats=["float32", "int8"], seconds=0.5)
 
 
 def test_a_shape_alone_gives_what_the_loaded_model_gives(here, tiny_llama):
@@ -30,7 +30,11 @@ def test_a_shape_alone_gives_what_the_loaded_model_gives(here, tiny_llama):
     assert found.time_per_output_token.low < found.time_per_output_token.value < found.time_per_output_token.high
 
 
-def test_more_work_takes_longer(here):
+def test_more_work_takes_longer(planted):
+    """On a machine whose speeds are known: on a measured one the cache or a layer may seem to take nothing."""
+    here = planted().model_copy(
+        update={"cache_seconds_per_byte": 1e-10, "layers": (Layer(weight_bytes=1, seconds=1e-5),), "step_overhead_seconds": 1e-5}
+    )
     config = {
         "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
         "intermediate_size": 1408, "vocab_size": 4096,

@@ -60,6 +60,8 @@ def test_names_are_found_however_they_are_written_also_as_drivers_report_them():
         "A100 80GB SXM": "a100-sxm-80gb",
         "gb200_sxm": "gb200",
         "NVIDIA H200 141GB HBM3e": "h200-sxm",
+        "HGX B200": "b200",
+        "DGX-H100": "h100-sxm",
     }.items():
         assert ek.accelerator(given).name == name
     assert ek.accelerator(ek.accelerator("l4")) is ek.accelerator("l4")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import effkit as ek
+from effkit.hardware.attached import energy
+from effkit.hardware.attached.device import Device
 from effkit.hardware.attached.energy import NPU_POWER, EnergyMeter, _NpuSmi
 from effkit.spec.energy import Energy, EnergyReading, total
 from effkit.spec.intervals import Estimate
@@ -168,17 +172,99 @@ def test_power_of_npu_smi_is_integrated(tmp_path):
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     source = _NpuSmi(str(program), 0, "Ascend910B")
     source.every = 0.05
-    begun = time.perf_counter()
+    before = time.perf_counter()
     source.begin()
-    time.sleep(0.4)
+    begun = time.perf_counter()
+    while len(source._samples) < 4 and time.perf_counter() < begun + 60:
+        time.sleep(0.01)
+    ended = time.perf_counter()
     joules = source.end()
-    assert joules == pytest.approx(103.5 * (time.perf_counter() - begun), rel=0.2)
+    after = time.perf_counter()
+    assert len(source._samples) >= 5, "one at the beginning, one at the end, and more in between"
+    # the first sample lies between the first two moments, the last one between the last two
+    assert 0.999 * 103.5 * (ended - begun) <= joules <= 1.001 * 103.5 * (after - before)
     assert source.how == "sampled"
-    assert len(source._samples) >= 3
     broken = _NpuSmi(str(tmp_path / "missing"), 0, "Ascend910B")
     broken.begin()
     assert broken.end() is None
     assert "npu-smi cannot be run" in broken.note
+
+
+class Nvml:
+    """NVIDIA's binding over a board whose counter and processes the test sets, in place of pynvml."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.millijoules, self.milliwatts, self.processes, self.asked = 5_000, 250_000, [1], []
+        self.broken: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str):
+        def call(*given):
+            if name in self.broken:
+                raise self.NVMLError("Not Supported")
+            self.asked.append((name, given))
+            return {
+                "nvmlDeviceGetTotalEnergyConsumption": self.millijoules,
+                "nvmlDeviceGetPowerUsage": self.milliwatts,
+                "nvmlDeviceGetComputeRunningProcesses": self.processes,
+            }.get(name, "board")
+
+        return call
+
+
+@pytest.fixture
+def nvml(monkeypatch) -> Nvml:
+    found = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", found)
+    board = SimpleNamespace(get_device_properties=lambda index: SimpleNamespace(uuid="f00d"))
+    monkeypatch.setattr(energy, "module_of", lambda kind: board)
+    return found
+
+
+H200 = Device("cuda", 0, "NVIDIA H200", 1 << 37, ("bfloat16",), "events")
+
+
+def test_the_counter_of_nvml_is_read_from_the_board_that_torch_uses(nvml):
+    source = energy._of_accelerator(H200, None)
+    assert ("nvmlDeviceGetHandleByUUID", ("GPU-f00d",)) in nvml.asked
+    source.begin()
+    nvml.millijoules += 3_500
+    assert source.end() == pytest.approx(3.5)
+    assert (source.name, source.part, source.how) == ("nvml", "NVIDIA H200", "counter")
+    assert source.owned(0.1)[0] == 1.0  # the only process: all of it
+
+
+def test_a_board_without_a_counter_is_sampled_and_one_without_either_is_unavailable(nvml):
+    nvml.broken = ("nvmlDeviceGetTotalEnergyConsumption",)
+    source = energy._of_accelerator(H200, None)
+    assert source.how == "sampled"
+    source.every = 0.02
+    begun = time.perf_counter()
+    source.begin()
+    time.sleep(0.2)
+    assert source.end() == pytest.approx(250 * (time.perf_counter() - begun), rel=0.3)
+    nvml.broken = ("nvmlDeviceGetHandleByUUID",)
+    assert energy._of_accelerator(H200, None).note == "NVML cannot read this GPU: Not Supported."
+
+
+def test_a_counter_that_fails_in_between_is_unavailable_and_ends_no_profile(nvml):
+    source = energy._of_accelerator(H200, None)
+    source.begin()
+    nvml.broken = ("nvmlDeviceGetTotalEnergyConsumption",)
+    assert source.end() is None
+    assert source.note == "NVML gives no energy: Not Supported."
+
+
+def test_energy_of_a_board_that_others_use_or_whose_users_nobody_sees_is_not_this_processs(nvml):
+    source = energy._of_accelerator(H200, None)
+    nvml.processes = [1, 2, 3]
+    assert source.owned(0.1) == (None, "2 other processes use this GPU, and NVML does not share out energy.")
+    nvml.processes = []  # a container of its own
+    share, why = source.owned(0.1)
+    assert share is None
+    assert "lists no process of this GPU" in why
 
 
 def test_a_profile_and_its_record_hold_the_energy(tiny_llama):

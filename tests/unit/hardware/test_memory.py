@@ -24,6 +24,12 @@ def touched(megabytes: int) -> mmap.mmap:
     return pages
 
 
+@pytest.fixture(autouse=True)
+def tidy():
+    """What earlier tests left in cycles is not freed in the middle of a measurement."""
+    gc.collect()
+
+
 def risen(peak: PeakMemory) -> int:
     assert peak.resident is not None
     assert peak.resident_before is not None
@@ -33,7 +39,7 @@ def risen(peak: PeakMemory) -> int:
 def test_a_peak_is_seen_after_it_has_passed():
     with PeakMemory("cpu") as peak:
         touched(200).close()
-    assert 190 * MB < risen(peak) < 300 * MB
+    assert 150 * MB < risen(peak) < 300 * MB  # a busy system may take other pages of this process meanwhile
     assert (peak.allocated, peak.reserved) == (None, None)
     assert peak.noun().how == "the system's counter of the peak resident set"
 
@@ -42,7 +48,7 @@ def test_a_peak_before_the_block_does_not_count():
     touched(300).close()
     with PeakMemory("cpu") as peak:
         touched(50).close()
-    assert 40 * MB < risen(peak) < 150 * MB
+    assert 30 * MB < risen(peak) < 150 * MB
 
 
 def test_a_measurement_inside_another_loses_neither_peak():
@@ -50,8 +56,8 @@ def test_a_measurement_inside_another_loses_neither_peak():
         touched(200).close()
         with PeakMemory("cpu") as inner:
             touched(50).close()
-    assert risen(outer) > 190 * MB
-    assert 40 * MB < risen(inner) < 150 * MB
+    assert risen(outer) > 150 * MB
+    assert 30 * MB < risen(inner) < 150 * MB
 
 
 def test_where_the_system_keeps_no_peak_it_is_sampled(monkeypatch):
@@ -59,7 +65,7 @@ def test_where_the_system_keeps_no_peak_it_is_sampled(monkeypatch):
     with PeakMemory("cpu") as peak:
         pages = touched(200)
     pages.close()
-    assert risen(peak) > 190 * MB
+    assert risen(peak) > 150 * MB
     assert peak.how == "resident set sampled every 10 ms"
 
 

@@ -16,6 +16,7 @@ from effkit.hardware.projected.catalogue import accelerator
 from effkit.hardware.projected.configs import architecture
 from effkit.hardware.projected.efficiencies import constants, efficiencies
 from effkit.hardware.projected.projection import first_token, plausible, prefill_time, project, step_parts
+from effkit.hardware.projected.roofline import roofline
 from effkit.hardware.projected.serving import Demand, Setting, demand, memory_needed
 from effkit.spec.errors import BadInput
 
@@ -152,6 +153,43 @@ def test_plausible_says_no_hardly_and_yes():
         2.039e12 / (2 * (6_738_415_616 - 32000 * 4096)), rel=1e-3
     )
     assert "arithmetic" in plausible(1e6, model=LLAMA_2_7B, on="a100-sxm-80gb", batch=4096).sentence
+
+
+def test_the_bound_counts_the_fewest_experts_that_a_batch_can_need():
+    """All sequences may choose the same experts; that they choose at random is what projections assume, not what must be."""
+    alone, many = (plausible(1, model="gpt-oss-120b", on="b200", format="mxfp4", batch=batch) for batch in (1, 64))
+    asked = demand(architecture("gpt-oss-120b"), accelerator("b200"), Setting("mxfp4", 0, 1, 64))
+    assert 64 / (asked.weights + asked.head + asked.experts) < 63 * alone.bound < many.bound < 64 * alone.bound
+    for format in ("nvfp4", "fp8"):
+        for model in ("deepseek-v3", "kimi-k2", "qwen3-235b-a22b"):
+            for batch in (1, 4, 16, 64):
+                bound = plausible(1, model=model, on="b200", format=format, batch=batch, tensor_parallel=8).bound
+                found = project(model, on="b200", format=format, batch=batch, tensor_parallel=8, prompt=1, new_tokens=128)
+                assert found.throughput.value < bound
+
+
+def test_thirty_two_bits_are_twice_sixteen():
+    """Weights, head and cached keys all take four bytes, and products run as TF32, at half the rate."""
+    half, full = (project(LLAMA_3_8B, on="a100-sxm-80gb", format=format, prompt=2048, batch=4) for format in ("bf16", "fp32"))
+    assert full.memory == pytest.approx(2 * half.memory)
+    one, two = (demand(architecture(LLAMA_3_8B), accelerator("a100-sxm-80gb"), Setting(format, batch=4)) for format in ("bf16", "fp32"))
+    for field in (
+        "weights",
+        "head",
+        "cache",
+        "weight_flops",
+        "head_flops",
+        "core_flops",
+        "prefill_flops",
+        "prefill_core",
+        "prefill_weights",
+    ):
+        assert getattr(two, field) == pytest.approx(2 * getattr(one, field)), field
+    roofs = [roofline(LLAMA_3_8B, "a100-sxm-80gb", format=format, batch=4) for format in ("bf16", "fp32")]
+    assert roofs[0].matrix_rate == 2 * roofs[1].matrix_rate
+    for before, after in zip(roofs[0].points, roofs[1].points, strict=True):
+        assert after.bytes == pytest.approx(2 * before.bytes)
+        assert after.rate < roofs[1].ceiling(after.intensity)
 
 
 def test_memory_says_what_does_not_fit():
@@ -294,14 +332,81 @@ def test_rows_of_devices_models_formats_and_runtimes_that_no_fit_has_seen_are_re
     assert [(r.shape.family, r.device.name, r.setting.format, r.backend) for r in found] == list(cases.values())
 
 
+def test_where_only_experts_are_rounded_the_row_has_their_format(benchmarks, tmp_path):
+    from served_rows import read_rows
+
+    cases = [
+        ("openai/gpt-oss-120b", "bfloat16", "w4a16_mxfp4", "mxfp4"),
+        ("moonshotai/Kimi-K2.5", "float16", "int4_wo", "int4_g32"),
+        ("Qwen/Qwen3-30B-A3B", "bfloat16", "bfloat16", "bf16"),
+        ("Qwen/Qwen3-30B-A3B", "fp8", "bfloat16", "fp8"),
+        ("Qwen/Qwen3-32B", "bfloat16", "nvfp4", "bf16"),  # a dense model has no experts, whatever the column says
+    ]
+    rows = [f"x_c4_,vllm,1,{model},h200_sxm,,,256,128,{gemm},{moe},4,8,,,,,100,9" for model, gemm, moe, _ in cases]
+    found, left_out = read_rows(told(tmp_path, *rows), None)
+    assert not left_out
+    assert [row.setting.format for row in found] == [format for *_, format in cases]
+
+
 def test_the_last_line_of_a_file_without_a_single_row_to_score_is_whole(tmp_path):
     path = told(tmp_path, "c_c8_,vllm,1,org/Tiny,abacus,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5")
     done = subprocess.run([sys.executable, str(BENCHMARKS / "projection.py"), str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert (last["rows"], last["excluded"], last["excluded_because"]) == (0, 1, {"unknown model": 1})
-    for part in (last, last["dense_single_device"], last["dense"], last["moe"]):
+    for part in (last, last["dense_single_device"], last["dense"], last["moe"], last["abacus"]):
         assert [part[key] for key in ("tpot_median_ape", "tpot_mape", "ttft_median_ape", "ttft_mape")] == [None] * 4
+        assert part["excluded"] == (part is last or part is last["abacus"])
+
+
+def test_each_part_of_the_last_line_counts_what_it_leaves_out(tmp_path):
+    good = "vllm,1,Qwen/Qwen3-8B,h200_sxm,bf16,agg,1024,512,,,8,1,1,1,1,1,123,7.5"
+    path = told(
+        tmp_path,
+        f"good_c8_,{good}",
+        f"waited_c8_,{good.replace(',123,', ',9000,')}",
+        f"no_prompt_c8_,{good.replace(',1024,', ',,')}",
+        f"no_length_c8_,{good.replace(',512,', ',,')}",
+        f"apart_c8_,{good.replace(',agg,', ',disagg,')}",
+        "experts_c8_,vllm,1,Qwen/Qwen3-30B-A3B,h20,bf16,agg,1024,512,,,8,1,1,1,1,1,90000,7.5",
+        f"other_c8_,{good.replace('Qwen3-8B', 'Qwen9-8B')}",
+    )
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "projection.py"), str(path), "--rows"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["excluded_because"] == {"queueing": 2, "missing value": 2, "disagg": 1, "unknown model": 1}
+    counts = {name: (last[name]["rows"], last[name]["excluded"]) for name in ("dense", "dense_single_device", "moe", "h200_sxm", "h20")}
+    assert counts == {"dense": (1, 4), "dense_single_device": (1, 3), "moe": (0, 1), "h200_sxm": (1, 5), "h20": (0, 1)}
+    assert "no_prompt_c8_\tleft out: missing value" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "rows.csv has no column 'model_path', 'system', 'isl'"),
+        (COLUMNS.replace("isl,", "").encode(), "rows.csv has no column 'isl'. Allowed"),
+        (COLUMNS.encode() + b"\n\xff\xfe,vllm", "cannot be read ("),
+        (None, "cannot be read ("),
+    ],
+)
+def test_a_file_that_cannot_be_scored_says_why_in_a_line(tmp_path, content, said):
+    path = tmp_path / "rows.csv"
+    if content is not None:
+        path.write_bytes(content)
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "projection.py"), str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_row_that_breaks_in_a_way_of_its_own_is_named(benchmarks, tmp_path):
+    from served_rows import read_rows
+
+    huge = f"x_c8_,vllm,1,Qwen/Qwen3-8B,h200_sxm,bf16,agg,1024,512,,,{'9' * 308},1,1,100,1,1,123,7.5"
+    with pytest.raises(BadInput, match=r"line 2 of rows\.csv \(x_c8_\) cannot be read: OverflowError"):
+        read_rows(told(tmp_path, huge), None)
 
 
 def test_time_is_a_function_of_demand_alone_also_for_arrays():

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 def process(code: str, *words: object, **options) -> subprocess.Popen:
     """Another process that runs `code`, with ek and toys at hand; words arrive in sys.argv[1:]."""
-    head = "import sys, os, time, effkit as ek, effkit.lab.runs.worker as worker\nfrom lab import toys\n"
+    head = "import sys, os, time, pathlib, effkit as ek, effkit.lab.runs.worker as worker\nfrom lab import toys\n"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
@@ -36,25 +36,40 @@ def process(code: str, *words: object, **options) -> subprocess.Popen:
     )
 
 
+# Every event is written at once, and what is called with a number waits until so many are.
+WRITTEN = """
+worker.WRITE_SECONDS = 0.0
+def written(count):
+    while not events.exists() or events.read_bytes().count(b"\\n") < count: time.sleep(0.01)
+events = pathlib.Path(sys.argv[1]) / "events.jsonl"
+"""
+
+
 def killed(code: str, *words: object) -> None:
     """Run `code` until it prints a line, then kill it as the system does."""
     child = process(code, *words)
     assert child.stdout is not None
     assert child.stdout.readline().strip() == "now"
     child.kill()
-    child.wait(20)
+    child.wait(120)
 
 
-TRAIN = """
-run = ek.start(toys.train, seed=5, steps=100_000 if len(sys.argv) > 2 else 400, pause=0.002, folder=sys.argv[1])
-while len(run.events) < 10: time.sleep(0.01)
+# A checkpoint after at least ten steps, and twenty steps more; "long": it goes on, otherwise it stands still there.
+TRAIN = (
+    WRITTEN
+    + """
+toys.STAND_AT, long = 0, len(sys.argv) > 2
+run = ek.start(toys.train, seed=5, steps=100_000 if long else 400, pause=0.002, folder=sys.argv[1])
+run.pause(at=10)
+toys.STAND_AT = None if long else 30
+while run.state != "paused": time.sleep(0.01)
 run.checkpoint_now()
-at = len(run.events)
-while len(run.events) < at + 20: time.sleep(0.01)
-time.sleep(0.6)
+run.resume()
+written(30)
 print("now", flush=True)
 time.sleep(60)
 """
+)
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
@@ -63,20 +78,19 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     assert run.state == "interrupted"
     assert not run.done()
     seen = list(run.events)
-    assert len(seen) >= 10
-    assert run.progress.done == seen[-1]["done"] == len(seen)
+    assert run.progress.done == seen[-1]["done"] == len(seen) == 30
     with pytest.raises(Unavailable, match=r"was interrupted.*run\.resume\(\) goes on with it"):
         run.wait()
     kept = int(run._home.snapshots()[-1].name.split("-")[1])
-    assert 10 <= kept < len(seen)
+    assert kept == 10
     run.resume()
-    result = run.wait(60)
+    result = run.wait(120)
     assert torch.equal(result, toys.train(seed=5, steps=400))
     assert run.events[:kept] == seen[:kept]
     assert [e["done"] for e in run.events] == list(range(1, 401))
     plain = [e.metrics["loss"] for e in toys.train.work(seed=5, steps=400)]
     assert [e["metrics"]["loss"] for e in run.events] == plain
-    assert run.saved.wait(20)
+    assert run.saved.wait(120)
 
     again = ek.attach(tmp_path / "run")
     assert (again.state, again.events, again.id) == ("done", run.events, run.id)
@@ -87,7 +101,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
 
 def test_snapshots_come_by_themselves(tmp_path):
     code = """
-worker.SNAPSHOT_SECONDS = 0.05
+worker.SNAPSHOT_SECONDS, toys.STAND_AT = 0.05, 300
 run = ek.start(toys.train, seed=5, steps=400, pause=0.002, folder=sys.argv[1])
 while not any(p.startswith("snapshot") for p in os.listdir(sys.argv[1])): time.sleep(0.01)
 print("now", flush=True)
@@ -97,30 +111,30 @@ time.sleep(60)
     run = ek.attach(tmp_path / "run")
     assert run._home.snapshots()
     run.resume()
-    assert torch.equal(run.wait(60), toys.train(seed=5, steps=400))
+    assert torch.equal(run.wait(120), toys.train(seed=5, steps=400))
 
 
 def test_a_killed_run_without_snapshots_begins_anew(tmp_path):
     code = """
-run = ek.start(toys.count, to=60, pause=0.02, folder=sys.argv[1])
-while len(run.events) < 5: time.sleep(0.01)
-time.sleep(0.6)
+toys.STAND_AT = 5
+run = ek.start(toys.count, to=60, pause=0.01, folder=sys.argv[1])
+written(5)
 print("now", flush=True)
 time.sleep(60)
 """
-    killed(code, tmp_path / "run")
+    killed(WRITTEN + code, tmp_path / "run")
     run = ek.attach(tmp_path / "run")
     assert run.state == "interrupted"
-    assert len(run.events) >= 5
+    assert len(run.events) == 5
     run.resume()
-    assert run.wait(60) == {"counted": 60, "by": os.getpid()}
+    assert run.wait(120) == {"counted": 60, "by": os.getpid()}
     assert [e["done"] for e in run.events] == list(range(1, 61))
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):
     run = ek.start(toys.train, steps=5, folder=tmp_path / "run")
-    run.wait(20)
-    assert run.saved.wait(20)
+    run.wait(120)
+    assert run.saved.wait(120)
     events = tmp_path / "run" / "events.jsonl"
     events.write_text(events.read_text() + '{"task": "train", "don')
     del run
@@ -130,9 +144,13 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 def test_arguments_that_take_long_to_save_are_there_once_they_are_needed(tmp_path):
     code = """
 import torch
+toys.STAND_AT = 5
 run = ek.start(toys.train, seed=5, steps=400, pause=0.002, weights=torch.full((3, 8), 0.5), folder=sys.argv[1])
 while len(run.events) < 5: time.sleep(0.01)
-if len(sys.argv) > 2: run.checkpoint_now()
+if len(sys.argv) > 2:
+    asked = run._source.ask_snapshot()
+    toys.STAND_AT = 10
+    asked.wait()
 print("now", flush=True)
 time.sleep(60)
 """
@@ -140,14 +158,14 @@ time.sleep(60)
     run = ek.attach(tmp_path / "soon")
     run.resume()
     with pytest.raises(Unavailable, match=r"the Tensor this run was given had not been saved when its process ended.*Start the run again"):
-        run.wait(20)
+        run.wait(120)
     assert run.state == "interrupted"
     assert run.error.next == "Start the run again"
 
     killed(code, tmp_path / "late", "wait")
     run = ek.attach(tmp_path / "late")
     run.resume()
-    assert torch.equal(run.wait(60), toys.train(seed=5, steps=400, weights=torch.full((3, 8), 0.5)))
+    assert torch.equal(run.wait(120), toys.train(seed=5, steps=400, weights=torch.full((3, 8), 0.5)))
 
 
 def test_a_live_run_elsewhere_is_followed_and_left_alone(tmp_path):
@@ -167,7 +185,7 @@ def test_a_live_run_elsewhere_is_followed_and_left_alone(tmp_path):
     with pytest.raises(TimeoutError):
         run.wait(0.1)
     child.kill()
-    child.wait(20)
+    child.wait(120)
     until(lambda: run.state == "interrupted")
     run.cancel()
     assert run.state == "cancelled"
@@ -183,9 +201,9 @@ def test_a_followed_run_ends_with_its_result(tmp_path):
     )
     assert child.stdout.readline().strip() == "now"
     run = ek.attach(tmp_path / "run")
-    assert torch.equal(run.wait(60), toys.train(seed=5, steps=300))
+    assert torch.equal(run.wait(120), toys.train(seed=5, steps=300))
     assert len(run.events) == 300
-    assert child.wait(20) == 0
+    assert child.wait(120) == 0
 
 
 def test_of_two_only_one_resumes(tmp_path):
@@ -209,43 +227,47 @@ os._exit(0)
     said = sorted(child.stdout.readline().strip() for child in both)
     for child in both:
         child.kill()
-        child.wait(20)
+        child.wait(120)
     assert said[1] == "resumed running"
     assert re.match(r"Unavailable: the run in .* is worked on by another process \(pid \d+\)\. One process at a time", said[0])
 
 
 def test_a_script_that_ends_leaves_its_run_to_be_resumed(tmp_path):
     child = process(
-        "ek.start(toys.train, seed=5, steps=600, pause=0.002, mark=sys.argv[2], folder=sys.argv[1]); time.sleep(0.5)",
+        "run = ek.start(toys.train, seed=5, steps=300, pause=0.005, mark=sys.argv[2], folder=sys.argv[1])\n"
+        "while len(run.events) < 10: time.sleep(0.01)",
         tmp_path / "run",
         tmp_path / "mark",
     )
-    assert child.wait(30) == 0
+    assert child.wait(120) == 0
     assert (tmp_path / "mark").read_text() == "closed"
     run = ek.attach(tmp_path / "run")
     assert run.state == "interrupted"
+    assert len(run.events) >= 10
     assert run._home.snapshots()[-1].name == f"snapshot-{len(run.events):06d}"
     run.resume()
-    assert torch.equal(run.wait(60), toys.train(seed=5, steps=600))
+    assert torch.equal(run.wait(120), toys.train(seed=5, steps=300))
 
 
 def test_a_script_that_ends_waits_for_its_result_to_be_saved(tmp_path):
     code = """
 import torch
-run = ek.start(toys.measure_nothing, torch.arange(30_000_000), folder=sys.argv[1])
+save = worker.RunFolder.save_result
+worker.RunFolder.save_result = lambda *given: (time.sleep(1), save(*given))  # a slow disk
+run = ek.start(toys.measure_nothing, torch.arange(3000), folder=sys.argv[1])
 run.wait()
 assert not run.saved.is_set()
 """
     child = process(code, tmp_path / "run")
-    assert child.wait(60) == 0
-    assert torch.equal(ek.attach(tmp_path / "run").wait(), torch.arange(30_000_000))
+    assert child.wait(120) == 0
+    assert torch.equal(ek.attach(tmp_path / "run").wait(), torch.arange(3000))
 
 
 def test_a_failed_run_shows_why_to_others(tmp_path):
     run = ek.start(toys.count, fail_at=2, folder=tmp_path / "run")
     with pytest.raises(BadInput):
-        run.wait(20)
-    assert run.saved.wait(20)
+        run.wait(120)
+    assert run.saved.wait(120)
     again = ek.attach(tmp_path / "run")
     assert (again.state, again.error) == ("failed", run.error)
     with pytest.raises(EffkitError, match=r"the number 2\. Allowed: any other\. Count without it\."):
@@ -258,13 +280,13 @@ def test_a_failed_run_with_a_snapshot_can_be_tried_again(tmp_path):
     target = tmp_path / "mark"
     target.mkdir()  # the toy cannot write its mark, so it fails at its end
     run = ek.start(toys.train, seed=4, steps=300, pause=0.001, mark=target, folder=tmp_path / "run")
-    run.checkpoint_now(20)
+    run.checkpoint_now(120)
     with pytest.raises(IsADirectoryError):
-        run.wait(30)
-    assert run.saved.wait(20)
+        run.wait(120)
+    assert run.saved.wait(120)
     target.rmdir()
     run.resume()
-    assert torch.equal(run.wait(30), toys.train(seed=4, steps=300))
+    assert torch.equal(run.wait(120), toys.train(seed=4, steps=300))
 
 
 def test_attach_gives_the_run_that_works_here(tmp_path):
@@ -277,7 +299,7 @@ def test_what_is_no_run_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(BadInput, match=r"holds no run .*\. Allowed: the folder of a run, as run\.folder gives it"):
             ek.attach(folder)
-    ek.start(toys.count, folder=tmp_path / "run").wait(20)
+    ek.start(toys.count, folder=tmp_path / "run").wait(120)
     call = tmp_path / "run" / "call.json"
     call.write_text(call.read_text().replace('"version": 1', '"version": 9'))
     with pytest.raises(BadInput, match=r"has version 9\. This effkit reads 1\. Update effkit"):
@@ -293,11 +315,11 @@ def mine():
         time.sleep(0.01)
         yield Progress("mine", i, 1000)
 run = ek.start(mine, folder=sys.argv[1])
-while len(run.events) < 60: time.sleep(0.01)
+written(11)
 print("now", flush=True)
 time.sleep(60)
 """
-    killed(code, tmp_path / "run")
+    killed(WRITTEN + code, tmp_path / "run")
     run = ek.attach(tmp_path / "run")
     assert len(run.events) > 10
     with pytest.raises(Unavailable, match="the verb 'mine' of this run was defined in a notebook or a script"):
@@ -343,9 +365,13 @@ def test_a_full_disk_stops_the_saving_and_not_the_work(tmp_path):
     code = """
 import resource, torch
 worker.SNAPSHOT_SECONDS = 0.01
+toys.STAND_AT = 5
 run = ek.start(toys.train, seed=5, steps=300, pause=0.002, folder=sys.argv[1])
-run.checkpoint_now()
+asked = run._source.ask_snapshot()
+toys.STAND_AT = 10
+asked.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+toys.STAND_AT = None
 result = run.wait()
 print(torch.equal(result, toys.train(seed=5, steps=300)), run.state, run.notes)
 run.saved.wait()
@@ -360,7 +386,7 @@ os._exit(0)
     run = ek.attach(tmp_path / "run")
     assert run.state == "interrupted"
     run.resume()
-    assert torch.equal(run.wait(60), toys.train(seed=5, steps=300))
+    assert torch.equal(run.wait(120), toys.train(seed=5, steps=300))
 
 
 def test_a_device_that_is_full_is_named_in_the_note(tmp_path, monkeypatch):
@@ -392,7 +418,7 @@ def test_a_process_killed_while_it_made_its_folder_leaves_the_place_free(tmp_pat
     with pytest.raises(BadInput, match="another process begins a run"):
         ek.start(toys.count, folder=folder)
     holder.release()
-    assert ek.start(toys.count, folder=folder).wait(20)["counted"] == 5
+    assert ek.start(toys.count, folder=folder).wait(120)["counted"] == 5
     assert not list(folder.glob(".*.part"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")

@@ -75,7 +75,7 @@ def made(**given) -> Claim:
     ]  # fmt: skip
     return Claim(
         data="d", data_hash="h", classes=3, labels_per_class=8, labelled=24, pool=9, test=99, contenders={c.name: c for c in contenders},
-        above_chance=Estimate(value=0.9), seconds=1.0, **few,
+        seconds=1.0, **({"above_chance": Estimate(value=0.9, low=0.8, high=1.0)} | few),
     )  # fmt: skip
 
 
@@ -100,6 +100,54 @@ def test_the_verdict_may_be_no_and_names_the_cheapest_that_is_as_good():
     linear = made(linear=0.69, linear_behind=False)
     assert linear.cheapest == "linear"
     assert "the distillation was not needed here" in linear.verdict()
+
+
+def test_a_teacher_that_is_no_better_than_guessing_has_nothing_to_keep():
+    """A student as bad as its teacher keeps 100%, and that is no success."""
+    guess = made(student=0.7, above_chance=Estimate(value=1.3))
+    assert not guess.holds
+    assert guess.verdict().startswith("No: on 99 test texts the data cannot tell the teacher (macro-F1 0.7")
+    assert "nothing that a student could keep" in guess.verdict()
+    assert "100%" not in guess.verdict()
+    assert not made(student=0.7, above_chance=Estimate.unavailable()).holds
+    linear = made(student=0.5, linear=0.9, linear_behind=False, above_chance=Estimate(value=1.3))
+    assert "Use the linear model: it scores best" in linear.verdict()
+
+
+def test_what_was_dropped_is_told_and_a_students_window_is_no_longer_than_its_teachers(quick, teacher, reports):
+    rows = [*zip(reports.texts, (reports.classes[i] for i in reports.labels), strict=True), ("pump", ""), ("", "leak")]
+    kept = {}
+    result = module.claim(rows, 16, teacher=teacher, window=4096, kept=kept)
+    assert "1 row without text was dropped." in " ".join(result.notes)
+    assert kept["student"].window == kept["teacher"].window == 64
+
+
+def test_of_very_many_labels_those_are_read_that_the_steps_can_read(reports):
+    """With all labels of a large set the teacher would read each of them, for hours."""
+    once = [(text, reports.classes[label]) for text, label in zip(reports.texts, reports.labels, strict=True)]
+    rows = [(f"{text} {i}", kind) for i in range(20) for text, kind in once] + [("a rare case", "rare"), ("another rare case", "rare")]
+    work = module._Trial(module.read_labelled(rows), None, 0, 32)
+    few = work._readable(steps=10)
+    assert 640 <= len(few) <= 641
+    assert few.balance["rare"] == work.labelled.balance["rare"]
+    assert "trained on" in work.notes[-1]
+    assert work._readable(steps=1000) is work.labelled
+
+
+def test_of_long_texts_others_are_made_from_what_is_read(quick, teacher, reports):
+    """Made from the whole, most would begin as their originals do, and the teacher would read those again."""
+    rows = [
+        (f"{text} " + " ".join(f"word{i}" for i in range(500)), reports.classes[label])
+        for text, label in zip(reports.texts, reports.labels, strict=True)
+    ]
+    work = module._Trial(module.read_labelled(rows), 16, 0, 32)
+    work.models["teacher"] = teacher
+    for _ in work.distill():
+        pass
+    new = work.texts[-100:]
+    assert max(len(text.split()) for text in new) <= 32
+    assert len({text.split()[0] for text in new}) > 20
+    assert "word400" not in work.models["student"].tokenizer.get_vocab()
 
 
 def test_too_little_data_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import effkit as ek
 from effkit.lab.runs.run import attach, start
 from effkit.lab.runs.tree import Tree
 from effkit.spec.errors import BadInput
+from effkit.spec.progress import long_work
 
 from .toys import train
 
@@ -20,17 +22,12 @@ WAY = {"text": TEXT, "steps": 10, "window": 32, "batch": 2, "learning_rate": 3e-
 
 
 def at_step(run, step):
-    """Pause `run` when it has done `step` steps: it pauses at a yield, so it is driven there by hand."""
-    while run.progress is None or run.progress.done < step:
-        if run.done():
-            raise AssertionError(f"it ended before step {step}")
-        run.pause()
-        while run.state == "running":
-            pass
-        if run.progress.done >= step:
-            return
+    """Let `run` go on, and pause it when it has done `step` steps."""
+    run.pause(at=step)
+    if run.state == "paused":
         run.resume()
-    run.pause()
+    assert asyncio.run(run.paused()), f"it ended before step {step}"
+    assert run.progress.done >= step
 
 
 def weights(model):
@@ -84,7 +81,6 @@ def test_undo_takes_the_last_change_back(pair, tmp_path):
     at_step(run, 3)
     split = run.progress.done
     run.change(learning_rate=1.0)
-    run.resume()
     at_step(run, split + 2)
     run.undo(split)
     model = run.wait()
@@ -107,7 +103,7 @@ def test_a_finished_run_can_be_branched_from_later_by_another_process(pair, tmp_
 
 
 def test_mistakes_are_named(tmp_path):
-    run = start(train, steps=50, pause=0.01, folder=tmp_path / "run")
+    run = start(train, steps=100_000, pause=0.01, folder=tmp_path / "run")
     with pytest.raises(BadInput, match=r"there is no checkpoint at step 17. Checkpoints of this run: none. run.checkpoint_now"):
         run.branch(step=17)
     with pytest.raises(BadInput, match="there is no earlier checkpoint to go back to"):
@@ -120,7 +116,7 @@ def test_mistakes_are_named(tmp_path):
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):
-    run = start(train, steps=400, pause=0.005, folder=tmp_path / "run")
+    run = start(train, steps=100_000, pause=0.005, folder=tmp_path / "run")
     for _ in range(10):
         run.checkpoint_now()
     assert 1 <= len(list((tmp_path / "run").glob("kept-*"))) <= 8
@@ -128,8 +124,17 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
 
 
 def test_a_pause_at_a_step_is_there_and_nowhere_else(pair, tmp_path):
-    run = start(ek.distill, *pair, **WAY, folder=tmp_path / "first")
+    begin = threading.Event()
+
+    @long_work
+    def waiting(teacher, student, way):
+        """Distillation that begins once the first pause was asked for."""
+        begin.wait(120)
+        return (yield from ek.distill.work(teacher, student, **way))
+
+    run = start(waiting, *pair, WAY, folder=tmp_path / "first")
     run.pause(at=4)
+    begin.set()
     assert asyncio.run(run.paused())
     assert [point["step"] for point in run.checkpoints()] == [run.progress.done] == [4]
     run.pause(at=7)

@@ -11,6 +11,14 @@ import torch
 from effkit.spec.errors import BadInput
 from effkit.spec.progress import Progress, Snapshot, long_work
 
+# A process that is to be killed sets it: its work stands still after so many steps, however late the kill comes.
+STAND_AT: int | None = None
+
+
+def stand(step: int) -> None:
+    while STAND_AT is not None and step >= STAND_AT:
+        time.sleep(0.005)
+
 
 @long_work(knobs=("learning_rate",))
 def train(seed=0, steps=20, learning_rate=0.1, weights=None, pause=0.0, mark=None, resume=None):
@@ -44,6 +52,7 @@ def train(seed=0, steps=20, learning_rate=0.1, weights=None, pause=0.0, mark=Non
             loss.backward()
             optimiser.step()
             time.sleep(pause)
+            stand(step)
             change = yield Progress("train", step + 1, steps, metrics={"loss": loss.item()}, snapshot=lambda done=step + 1: take(done))
             if change:
                 optimiser.param_groups[0]["lr"] = change["learning_rate"]
@@ -60,6 +69,7 @@ def count(to=5, pause=0.0, fail_at=None):
         if i == fail_at:
             raise BadInput(f"the number {i}", "Allowed: any other", "Count without it")
         time.sleep(pause)
+        stand(i)
         yield Progress("count", i + 1, to, unit="numbers")
     return {"counted": to, "by": os.getpid()}
 

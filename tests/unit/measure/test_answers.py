@@ -30,6 +30,18 @@ def test_the_coder_gives_what_the_tokenizer_gives(model):
     assert coder.words
 
 
+def test_lines_are_read_by_word_and_a_long_text_as_far_as_its_window(model, monkeypatch):
+    coder = Coder(model, 16)
+    coder.checked = 64  # as after so many texts that agreed
+    lines, long = "oil leak\r\n\tleft pump\nfire", "\n".join(f"{word}{i}" for i in range(900) for word in ("bolt", "crack"))
+    right = model.tokenizer([lines, long, f"a\x0b{lines}"], truncation=True, max_length=16)["input_ids"]
+    with monkeypatch.context() as patch:
+        patch.setattr(coder, "whole", lambda text: pytest.fail("the tokenizer was asked"))
+        assert [coder(lines), *coder.many([long])] == right[:2]
+    assert len(coder.words) < 30
+    assert coder(f"a\x0b{lines}") == right[2]  # such a character parts no words
+
+
 def test_the_coder_asks_a_tokenizer_that_does_not_read_word_by_word(tiny_classifier):
     coder = Coder(tiny_classifier, 64)
     assert not coder.by_word

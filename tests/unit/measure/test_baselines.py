@@ -9,7 +9,7 @@ import pytest
 
 from effkit.measure.baselines import distilled_linear, linear, majority
 from effkit.measure.tasks import macro_f1
-from effkit.models.texts.labelled import budget, made, split
+from effkit.models.texts.labelled import budget, made, read_labelled, split
 from effkit.spec.errors import BadInput
 
 TOPICS = {
@@ -144,3 +144,19 @@ def test_what_cannot_be_distilled(parts):
         distilled_linear(["a b", "c d"], good * 2, parts.train.classes)
     with pytest.raises(BadInput, match=r"^no n-grams can be counted \("):
         distilled_linear(["", ""], good, parts.train.classes)
+
+
+def test_texts_without_words_are_counted_by_their_characters():
+    rows = [("\U0001f600\U0001f603 !", "good"), ("\U0001f622\U0001f62d ?", "bad")] * 4
+    found = linear(read_labelled(rows))
+    assert found.predict_proba(["\U0001f603", "\U0001f62d"]).argmax(1).tolist() == [found.classes.index("good"), found.classes.index("bad")]
+    assert found.bytes > 0
+
+
+def test_a_book_is_counted_as_far_as_its_first_ten_thousand_characters():
+    draw = random.Random(2)
+    book = " ".join(draw.choice(["pump", "valve", "oil", "seal"]) + str(draw.randrange(9999)) for _ in range(60_000))
+    rows = [(f"leak {i} {book}", "a") for i in range(3)] + [(f"crack {i} {book[::-1]}", "b") for i in range(3)]
+    found = linear(read_labelled(rows))
+    assert found.weights.shape[0] < 20_000  # of the whole: 90,000 words and pieces
+    assert np.array_equal(found.predict_proba([rows[0][0]]), found.predict_proba([rows[0][0][:10_000]]))

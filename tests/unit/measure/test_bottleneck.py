@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,17 +69,6 @@ def test_advice_fits_the_case():
     assert "larger batch" in verdict(Figures(measured_ms=10, weights_ms=9)).advice
     assert "larger batch" not in verdict(Figures(measured_ms=10, weights_ms=9, batch=8)).advice
     assert "(simulated)" in repr(verdict(Figures(measured_ms=10, device="npu:0", simulated=True)))
-
-
-@pytest.fixture(scope="module")
-def processor_time():
-    """Clocks read this process's processor time: what else runs on the machine lengthens no step."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("effkit.hardware.attached.clock.time", SimpleNamespace(perf_counter=time.process_time))
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

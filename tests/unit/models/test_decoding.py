@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +18,7 @@ from effkit.models.stored.kvcache import Rounded, RoundedLayer, cache_bytes, rou
 from effkit.spec.errors import BadInput
 
 PROMPT = list(range(40, 60))
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler on a CPU")
 
 
 def whole(model, ids, count) -> list[int]:
@@ -40,7 +46,7 @@ def test_a_growing_cache_gives_what_reading_again_gives(tiny_llama):
     assert greedy(small, PROMPT, 64)[: len(tokens)] == tokens[: tokens.index(2) + 1] if 2 in tokens else tokens
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler on a CPU")
+@needs_compiler
 @pytest.mark.skipif(" " in torch.__file__, reason="torch.compile's C++ command cannot name a folder with a space in it")
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compiling takes ten seconds, on a busy machine minutes
@@ -69,6 +75,44 @@ def test_compiling_that_fails_goes_on_eagerly_and_says_why(tiny_llama, monkeypat
     assert decoded(decoder, PROMPT, 8)[0] == whole(tiny_llama, PROMPT, 8)
     profiled = ek.profile(tiny_llama, prompt=8, new_tokens=3, repeats=1, warmup=0, compiled=True)
     assert profiled.decoding.note == decoder.how.note
+
+
+SPACED = """
+import sys
+sys.path[:] = [sys.argv[1], *(p for p in sys.path if not p.endswith("site-packages")), *sys.argv[2:]]
+import effkit as ek, torch
+from effkit.models.decoding import Decoder
+print(torch.__file__)
+print(Decoder(ek.load(sys.argv[1] + "/model"), length=64, compiled=True).how.note)
+"""
+
+
+@needs_compiler
+def test_where_a_compiler_failed_its_own_words_are_said(tiny_llama, tmp_path):
+    """For real: torch's compiler cannot link against a torch whose path has a space."""
+    tiny_llama.save(tmp_path / "model")
+    (tmp_path / "a space").symlink_to(Path(torch.__file__).parents[1])
+    elsewhere = [place for place in sys.path if "site-packages" not in place]
+    command = [sys.executable, "-S", "-c", SPACED, str(tmp_path), str(tmp_path / "a space"), *elsewhere]
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    where, note = done.stdout.splitlines() or pytest.fail(done.stderr[-2000:])
+    assert "a space" in where
+    assert note.startswith("decoded eagerly: torch.compile failed: ")
+    assert "C++ compile error: " in note
+    assert f"torch lies in a folder whose path has a space ({tmp_path}/a space/torch)" in note
+
+
+def test_any_number_of_compiled_decoders_live_in_one_process(tiny_llama, monkeypatch):
+    """Torch compiles one function anew a few times at most, so that a sweep of many batches and lengths must not share one."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced and guarded, not translated
+    with torch._dynamo.config.patch(recompile_limit=2):
+        decoders = [Decoder(tiny_llama, length=length, batch=1 + length % 2, compiled=True) for length in (32, 33, 34, 35)]
+    assert [decoder.how.note for decoder in decoders] == [""] * 4
+    assert all(decoder.how.compiled for decoder in decoders)
+    ids = torch.tensor([PROMPT])
+    with torch.inference_mode():
+        assert torch.allclose(decoders[2].read(ids), Decoder(tiny_llama, length=34).read(ids), atol=1e-5)
 
 
 @pytest.mark.parametrize(("bits", "width", "per_number"), [(8, 64, 8.5), (4, 64, 5.0), (8, 20, 8.8), (4, 20, 5.6), (4, 5, 4.8 + 6.4)])

@@ -105,7 +105,7 @@ def test_numbers_are_labels_in_their_order(tmp_path):
         ("broken.jsonl", None, None, r"^line 2 of 'broken\.jsonl' is no JSON \("),
         ("list.jsonl", None, None, r"^line 1 of 'list\.jsonl' is '\[1, 2\]'\. Allowed: lines like \{"),
         ("gone.csv", None, None, r"^there is no labelled file '.*gone\.csv'\. "),
-        ("a.xlsx", None, None, r"^the labelled file 'a\.xlsx' ends in '\.xlsx'\. Allowed: \.csv, \.tsv, \.jsonl\. "),
+        ("a.xlsx", None, None, r"^the labelled file 'a\.xlsx' ends in '\.xlsx'\. Allowed: \.csv, \.tsv, \.jsonl, \.ndjson, \.json\. "),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path, what, text, label, message):
@@ -275,3 +275,46 @@ def test_a_missing_package_says_what_to_install(name, monkeypatch):
     with pytest.raises(Unavailable, match=r"nobody-installed is not installed\. It carries .* pip install --no-deps a-package"):
         reader.read()
     assert verticals.__doc__
+
+
+def test_a_text_that_is_there_twice_costs_one_label():
+    rows = [("oil leak", "a")] * 40 + [("Oil  LEAK", "a"), ("wing crack", "b")] + [(f"pump {i}", "a") for i in range(9)]
+    labelled, pool = budget(read_labelled(rows), 4)
+    assert labelled.balance == {"a": 4, "b": 1}
+    assert len({normal(text) for text in labelled.texts}) == 5
+    assert not {normal(text) for text in pool} & {normal(text) for text in labelled.texts}
+    assert len(budget(read_labelled(rows), None)[0]) == len(rows)
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    """As a text has it that was cut in the middle of an emoji: JSON can say it, and no tokenizer takes it."""
+    path = tmp_path / "cut.jsonl"
+    path.write_text('{"text": "good \\ud83d", "label": "a"}\n{"text": "bad \\ud83d\\ude00", "label": "b"}\n')
+    assert read_labelled(path).texts == ("good \ufffd", "bad \U0001f600")
+
+
+def test_a_stray_quote_swallows_no_rows(tmp_path):
+    """Read as CSV it would make one cell of all rows below it, and nobody would be told."""
+    path = tmp_path / "inches.csv"
+    rows = [f"pump {i},{'ab'[i % 2]}" for i in range(40)]
+    path.write_text("\n".join(["text,label", *rows[:9], '"5 inch pipe,a', *rows[9:]]))
+    found = read_labelled(path)
+    assert len(found) == 41
+    assert '"5 inch pipe' in found.texts
+    assert "Quotes are read as characters" in found.note
+    path.write_text("\n".join(["text,label", '"oil, hot",b', *rows[:9], '"5 inch pipe,a', *rows[9:]]))
+    with pytest.raises(BadInput, match=r"a quote is opened in row 11 and never closed. .*Close it, or write it twice"):
+        read_labelled(path)
+    path.write_text("\n".join(["text,label", '"oil, hot",b', *rows[:9], '"5 inch" pipe,a', *rows[9:]]))
+    assert len(read_labelled(path)) == 42
+    assert "A quote is closed in the middle of a field in row 11" in read_labelled(path).note
+
+
+def test_json_by_its_other_names(tmp_path):
+    """JSON Lines are called .ndjson and .json too, and a .json file may be one list."""
+    rows = [{"text": "oil leak", "label": 1}, {"text": "wing crack", "label": 2}]
+    lines = "\n".join(map(json.dumps, rows))
+    for name, content in (("a.ndjson", lines), ("b.json", lines), ("c.json", json.dumps(rows, indent=1)), ("d.JSON", json.dumps(rows))):
+        assert read_labelled(written(tmp_path, name, content)).texts == ("oil leak", "wing crack"), name
+    with pytest.raises(BadInput, match=r"'e\.json' is no JSON \("):
+        read_labelled(written(tmp_path, "e.json", "[{"))

@@ -352,3 +352,22 @@ def test_objective_and_weight_are_chosen_and_the_weight_can_be_turned(tiny_llama
     assert [event["change"] for event in run.events if "change" in event] == [{"hard": 2.0}]
     bench.choice = {**bench.choice, "objective": "kl"}
     assert "objective is 'kl'" in bench.problem["what"]
+
+
+def test_nobody_keeps_more_than_all():
+    """On text that the teacher does not know the student's better perplexity is no share that was kept."""
+    from effkit_widgets.distill_lab import _verdict
+
+    from .records import record
+
+    assert (
+        _verdict(record("a", retained=0.93, bytes=200_000))
+        == "The student keeps 93.0% of the teacher's quality at 20.0% of the teacher's bytes."
+    )
+    better = _verdict(record("b", retained=3.046, bytes=200_000))
+    assert "304" not in better
+    assert "predicts this text better than its teacher (perplexity 6.57 against 20)" in better
+    assert "no share of the teacher's quality" in better
+    level = _verdict(record("c", retained=1.002, bytes=200_000))
+    assert "cannot tell the student from its teacher" in level
+    assert "100.2%" not in level

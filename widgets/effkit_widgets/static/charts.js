@@ -1,6 +1,10 @@
 // Charts in SVG: scales, axes with round ticks, marks whose shape says what their colour says, a tooltip that never covers its
 // point, and the series chart (lines or dots) that grows while a run goes on. Drawing happens in requestAnimationFrame only.
 
+// how wide a text of 12 px is, about: marks are placed before the browser has measured anything
+const CHARACTER = 6.9;
+const textWidth = (text) => text.length * CHARACTER;
+
 function scale([d0, d1], [r0, r1], log = false) {
   const f = log ? Math.log10 : (v) => v;
   const a = f(d0), b = f(d1) === a ? a + 1 : f(d1);
@@ -49,7 +53,7 @@ function whiskers(g, x, y, across, up) { if (across || up) s("path", { d: whiske
 function placeLabels(points, { left, right, top, bottom }, others = []) {
   const taken = [...others, ...points.map(({ x, y }) => [x - 9, y - 9, 18, 18])], out = [];
   for (const { text, x: px, y: py, of, gap = 14 } of points) {
-    const w = text.length * 6.3;
+    const w = textWidth(text);
     for (const [x, y, anchor] of [[px + gap, py + 4, "start"], [px - gap, py + 4, "end"], [px, py - 15, "middle"], [px, py + 23, "middle"], [px + 10, py - 10, "start"], [px + 10, py + 18, "start"]]) {
       const box = [anchor === "start" ? x : anchor === "end" ? x - w : x - w / 2, y - 11, w, 14];
       if (box[0] < left || box[0] + w > right || box[1] < top || box[1] + 14 > bottom) continue;
@@ -127,7 +131,7 @@ function ticksOf(domain, axis, log, count) {
   return { values, divide, texts: values.map((v) => (axis.show ? axis.show(v) : log ? three(v) : tickText(v, values))), title: `${axis.label}${text ? `, ${text}` : ""}${log ? say("logScale") : ""}` };
 }
 // room for the widest tick of a y axis
-const leftFor = (domain, axis, height, log = false) => Math.max(34, 14 + 6.4 * Math.max(0, ...ticksOf(domain, axis, log, rowsFor(height)).texts.map((text) => text.length)));
+const leftFor = (domain, axis, height, log = false) => Math.max(34, 14 + Math.max(0, ...ticksOf(domain, axis, log, rowsFor(height)).texts.map(textWidth)));
 const rowsFor = (height) => Math.max(3, Math.round((height - 64) / 44));
 // Axes: grid, ticks, titles. Returns nothing; X and Y are scales whose ranges are the plot's edges.
 function axes(g, X, Y, { x, y, width, height, left, bottom }) {
@@ -138,7 +142,7 @@ function axes(g, X, Y, { x, y, width, height, left, bottom }) {
   for (const [i, v] of xs.values.entries()) {
     const p = X(v * xs.divide);
     s("line", { x1: p, x2: p, y1: top, y2: foot, class: "ek-gridline" }, g);
-    const half = xs.texts[i].length * 3.2; // a label without room is left out; its line stays
+    const half = textWidth(xs.texts[i]) / 2; // a label without room is left out; its line stays
     if (p - half < used || p + half > width + 6) continue;
     s("text", { x: p, y: foot + 15, "text-anchor": "middle", class: "ek-tick" }, g, xs.texts[i]);
     used = p + half + 8;
@@ -151,9 +155,8 @@ function axes(g, X, Y, { x, y, width, height, left, bottom }) {
   s("text", { x: end, y: height - 6, "text-anchor": "end", class: "ek-axis" }, g, fitText(xs.title, width - left));
   s("text", { x: 2, y: 12, class: "ek-axis" }, g, fitText(ys.title, width)); // above the axis: reads without turning the head
 }
-// about 6.6 px a character at 12 px; a shortened title keeps its unit
 function fitText(text, width) {
-  const room = Math.floor(width / 6.4);
+  const room = Math.floor(width / CHARACTER);
   if (text.length <= room) return text;
   const short = text.replace(/ \([^)]*\)/, "");
   return short.length <= room ? short : `${short.slice(0, Math.max(4, room - 1))}…`;
@@ -182,7 +185,7 @@ function thin(xs, ys, X, room) {
 function referenceLines(g, lines, { left, right, top, foot }) {
   const taken = [];
   for (const { name, value, y } of [...lines].sort((a, b) => a.y - b.y)) {
-    const out = y < top, at = Math.min(foot, Math.max(top, y)), text = out ? `↑ ${name} ${three(value)}` : name, w = text.length * 6.3;
+    const out = y < top, at = Math.min(foot, Math.max(top, y)), text = out ? `↑ ${name} ${three(value)}` : name, w = textWidth(text);
     if (!out) s("path", { d: `M${left},${at}H${right}`, class: "ek-reference", "data-reference": name }, g);
     const high = out ? at + 11 : at - 5 < top + 8 ? at + 12 : at - 5;
     for (let end = right - 4; end - w > left; end -= w + 12) {
@@ -208,7 +211,7 @@ function seriesChart(host, signal, { label, x, y, series, data, naming, span, li
     svg.replaceChildren();
     shown = series.filter((line) => data(line.name).x.length);
     const names = !shown.some((line) => line.dots) && shown.length > 1 && width > 420;
-    const right = names ? Math.min(120, 16 + 6.5 * Math.max(...shown.map((line) => line.label.length))) : 14;
+    const right = names ? Math.min(130, 16 + Math.max(...shown.map((line) => textWidth(line.label)))) : 14;
     const xs = shown.flatMap((line) => [data(line.name).x[0], data(line.name).x.at(-1)]), ys = shown.flatMap((line) => data(line.name).y);
     const domain = span?.() ?? extent(xs, { air: 0 }), references = lines?.() ?? [], tall = Math.max(...ys), heights = extent(ys.concat(references.map((r) => r.value).filter((v) => ys.length && v <= tall * 1.3)), { floor }), left = leftFor(heights, y, height);
     X = scale([domain[0], Math.max(domain[1], ...xs)], [left, width - right]);
@@ -309,7 +312,7 @@ function stackedBars(host, signal, { label, rows, unit = "bytes" }) {
         const x = X(at), w = Math.max(1, X(at + part.value) - x - 1), g = s("g", { class: `ek-mark-${part.kind}` }, svg), i = segments.length;
         at += part.value;
         s("rect", { x, y, width: w, height: tall, style: "fill:var(--ek-mark)" }, g);
-        if (w > part.label.length * 6.5 + 10) s("text", { x: x + 6, y: y + 17, style: "fill:var(--ek-ground)" }, g, part.label);
+        if (w > textWidth(part.label) + 10) s("text", { x: x + 6, y: y + 17, style: "fill:var(--ek-ground)" }, g, part.label);
         segments.push({ row, part, x, y, w, tall });
         g.addEventListener("pointerenter", () => show(i, false));
         g.addEventListener("pointerleave", hide);

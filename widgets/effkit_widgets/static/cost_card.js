@@ -161,9 +161,9 @@ function costPlane(host, model, signal, now, tellMissing) {
       s("line", { x1: 0, y1: 0, x2: 0, y2: 7, style: "stroke:var(--ek-pruned)", "stroke-width": 1.6, opacity: 0.5 }, pattern);
       s("rect", { x: left, y: top, width: rx - left, height: ry - top, fill: `url(#${id})`, class: "ek-region" }, back);
       s("path", { d: `M${left},${ry}H${width - right}M${rx},${top}V${foot}`, class: "ek-limit" }, back);
-      const write = (x, y, anchor, text) => { s("text", { x, y, "text-anchor": anchor, class: "ek-halo ek-note" }, back, text); const w = text.length * 6.4; taken.push([anchor === "end" ? x - w : x, y - 12, w, 15]); };
-      const fits = (room, ...texts) => texts.find((text) => text.length * 6.6 < room) ?? texts.at(-1), limits = say("limits", { q: percent(quality), c: percent(cost) }), room = width - right - rx;
-      if (limits.length * 6.6 < rx - left - 8) write(left + 5, top + 14, "start", fits(rx - left - 8, say("region", { limits }), limits));
+      const write = (x, y, anchor, text) => { s("text", { x, y, "text-anchor": anchor, class: "ek-halo ek-note" }, back, text); const w = textWidth(text); taken.push([anchor === "end" ? x - w : x, y - 12, w, 15]); };
+      const fits = (room, ...texts) => texts.find((text) => textWidth(text) < room) ?? texts.at(-1), limits = say("limits", { q: percent(quality), c: percent(cost) }), room = width - right - rx;
+      if (textWidth(limits) < rx - left - 8) write(left + 5, top + 14, "start", fits(rx - left - 8, say("region", { limits }), limits));
       const keep = say("keepsLine", { v: percent(quality), score: above ? say("aboveScore", { score: c.student.score_name }) : c.student.score_name }), pay = say("costLine", { v: percent(cost), what: say(`what_${by}`) });
       write(width - right - 4, ry - 6, "end", fits(room - 8, keep, percent(quality)));
       if (room > 40) write(rx + 6, top + 14, "start", fits(room - 80, pay, percent(cost)));

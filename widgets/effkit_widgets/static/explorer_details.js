@@ -1,7 +1,7 @@
 // What one point of the explorer is: figures, recipe, the code that makes it, bits by module, bytes, samples; or two points side by side.
 Object.assign(STRINGS, {
   detailsTitle: { en: "The chosen model" }, detailsNone: { en: "Choose a point: click it, or move to it with the arrow keys and press Enter." }, detailsGone: { en: "The chosen point is not among these records." },
-  ofBase: { en: "of the base" }, figures: { en: "Figures" }, compression: { en: "Compression" }, times: { en: "{v} times smaller" }, measuredText: { en: "Measured on" }, measuredOn: { en: "{tokens} tokens of {text}" },
+  ofBase: { en: "of the base" }, figures: { en: "Figures" }, compression: { en: "Compression" }, times: { en: "{v} times smaller" }, measuredText: { en: "Measured on" }, measuredOn: { en: "{tokens} tokens of {text}" }, measuredTokens: { en: "{tokens} tokens" },
   recipeTitle: { en: "Recipe" }, recipeBase: { en: "The base as it is: no step." }, step_quantize: { en: "Quantize" }, step_prune: { en: "Prune" }, step_student: { en: "New student" }, step_distill: { en: "Distill" },
   codeTitle: { en: "The code that makes it" }, copyCode: { en: "Copy code" }, codeRefused: { en: "Copying was refused; the code is selected" },
   bitsTitle: { en: "Bits by module" }, bitsLabel: { en: "Bits of every module by layer. Arrow keys move." }, bitsCell: { en: "{name}: {bits}" }, bitsOf: { en: "{n} bits" }, keptAsIs: { en: "as it was" }, bitsMany: { en: "{n} modules" },
@@ -61,7 +61,7 @@ function detailsPanel(ui, { standing }) {
   function figureList(p) {
     const detail = detailOf(p), rows = figureRows(model, p).map(({ f, value, share }) => [shortLabel(f), intervalText(value, f.unit), share]);
     if (detail.base_bytes && p.figures.bytes?.[0] && p.kind !== "base") rows.push([say("compression"), say("times", { v: three(detail.base_bytes / p.figures.bytes[0]) }), ""]);
-    if (detail.tokens) rows.push([say("measuredText"), say("measuredOn", { tokens: detail.tokens.toLocaleString("en"), text: detail.text || "?" }), ""]);
+    if (detail.tokens) rows.push([say("measuredText"), say(detail.text ? "measuredOn" : "measuredTokens", { tokens: detail.tokens.toLocaleString("en"), text: detail.text }), ""]);
     rows.push([capital(say("device")), [p.device, p.date?.slice(0, 10)].filter(Boolean).join(", "), ""]);
     if (rows.some((row) => row[2])) rows.unshift(["", "", say("ofBase")]);
     return h("dl", { class: "ek-facts ek-three" }, rows.flatMap(([k, v, more]) => [h("dt", {}, k), h("dd", {}, v), h("dd", { class: "ek-quiet" }, more ?? "")]));

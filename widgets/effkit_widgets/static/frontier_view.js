@@ -68,7 +68,7 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
       s("line", { x1: 0, y1: 0, x2: 0, y2: 7, style: "stroke:var(--ek-pruned)", "stroke-width": 1.6, opacity: 0.45 }, pattern);
       s("rect", { x: left, y: top, width: Math.max(0, rx - left), height: Math.max(0, ry - top), fill: `url(#${id})`, class: "ek-region" }, back);
       // in a narrow picture the words would lie on the points beside the corner
-      if (width > 420 || rx - left > say("region").length * 6) s("text", { x: left + 4, y: ry - top > 18 ? top + 13 : ry + 13, class: "ek-halo ek-note" }, back, say("region"));
+      if (width > 420 || rx - left > textWidth(say("region"))) s("text", { x: left + 4, y: ry - top > 18 ? top + 13 : ry + 13, class: "ek-halo ek-note" }, back, say("region"));
     }
     s("text", { x: width - right, y: 12, "text-anchor": "end", class: "ek-axis" }, back, width > 420 ? `${say("better")} ↖` : "↖");
     drawFront(back, left, width - right);

@@ -249,7 +249,7 @@ function tableTwin(ui, source, file, { show = say("showTable"), hide = say("hide
     if (box.hidden) return;
     const { caption, columns, rows } = source();
     const cls = (c) => ({ class: c.text ? "ek-text" : "" });
-    scroll.replaceChildren(h("table", { class: "ek-table" }, h("caption", {}, caption),
+    scroll.replaceChildren(h("table", { class: "ek-table" }, h("caption", {}, h("span", {}, caption)),
       h("thead", {}, h("tr", {}, columns.map((c) => h("th", { ...cls(c), scope: "col" }, c.label)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((v, i) => h(i ? "td" : "th", { ...cls(columns[i]), scope: i ? null : "row" }, columns[i].show ? columns[i].show(v) : v ?? say("unavailable"))))))));
   }

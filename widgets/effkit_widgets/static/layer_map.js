@@ -141,7 +141,7 @@ export default {
         let text = "", colour = null;
         if (view === "bits" && now) { text = bitsText(now.bits[i]); colour = bitColour(now.bits[i]); if (m.layer !== null && now.bits[i] === KEPT) text = String(KEPT); }
         if (view === "error" && error !== undefined) { text = two(100 * error); colour = heat(logShare(error, low, high), theme); }
-        if (view === "sensitivity" && m.choices.length) { const kl = scale * klAt(m, reference); text = two(1000 * kl); colour = heat(logShare(kl, low, high), theme); }
+        if (view === "sensitivity" && klAt(m, reference) !== null) { const kl = scale * klAt(m, reference); text = two(1000 * kl); colour = heat(logShare(kl, low, high), theme); }
         if (m.layer === null && text) text += ` · ${m.name}${m.tied ? ` (${say("tiedHead")})` : ""}`;
         const words = say("spokenCell", { name: m.name, bits: now ? bitsText(now.bits[i]) : say("unavailable"), pinned: i in pins ? say("byHand") : "", kl: choice ? three(scale * choice[KL]) : say("unavailable"), error: error === undefined ? say("unavailable") : `${three(100 * error)}%` });
         return { text, colour, pinned: i in pins, spoken: words };

@@ -23,7 +23,7 @@ export default {
       const { svg, width } = it, list = rows(), narrow = width < 620, pitch = narrow ? 66 : 54, top = 8, bottom = 40, height = top + list.length * pitch + bottom;
       fill(svg, { viewBox: `0 0 ${width} ${height}`, height });
       svg.replaceChildren();
-      const left = narrow ? 10 : Math.min(380, Math.max(...list.flatMap((row) => [name(row).length * 7, note(row).length * 5.9])) + 16), figure = (row) => (row.kl[0] === null ? say("noKl") : intervalText(row.kl)), right = narrow ? 16 : Math.max(...list.map((row) => figure(row).length)) * 7 + 22;
+      const left = narrow ? 10 : Math.min(420, Math.max(...list.flatMap((row) => [textWidth(name(row)) * 1.1, textWidth(note(row))])) + 16), figure = (row) => (row.kl[0] === null ? say("noKl") : intervalText(row.kl)), right = narrow ? 16 : Math.max(...list.map((row) => figure(row).length)) * 7 + 22;
       const values = list.flatMap((row) => row.kl).filter((v) => v > 0), floor = config.floor, log = Math.max(...values) > 5 * Math.min(...values);
       const near = floor && values.length && floor > Math.min(...values) / 30 ? [floor] : [], X = scale(extent([...values, ...near], { log, floor: 0 }), [left, width - right], log);
       const foot = height - bottom, mid = (i) => top + i * pitch + (narrow ? 48 : pitch / 2 - 5);
@@ -31,17 +31,18 @@ export default {
       xs.values.forEach((v, n) => { s("line", { x1: X(v), x2: X(v), y1: top, y2: foot, class: "ek-gridline" }, g); s("text", { x: X(v), y: foot + 15, "text-anchor": "middle", class: "ek-tick" }, g, xs.texts[n]); });
       s("text", { x: width - right, y: height - 6, "text-anchor": "end", class: "ek-axis" }, g, fitText(xs.title, width - 20));
       if (near.length) { s("path", { d: `M${X(floor)},${top}V${foot}`, class: "ek-reference" }, g); s("text", { x: X(floor) + 4, y: foot - 4, class: "ek-halo ek-note" }, g, say("noFloor")); }
+      const ties = s("g", {}, g); // behind the figures
       places = list.map((row, i) => {
         const y = mid(i), head = narrow ? y - 32 : y - 3, group = s("g", { class: `ek-mark-${row.kind}${row.simulated ? " ek-dashed" : ""}`, "data-method": row.name, "data-next": row.next }, g);
         if (i) s("line", { x1: 0, x2: width, y1: top + i * pitch - 2, y2: top + i * pitch - 2, class: "ek-gridline" }, group);
-        s("text", { x: 0, y: head, style: "font-weight:600;font-size:12px" }, group, fitText(name(row), narrow ? width : left));
-        s("text", { x: 0, y: head + 15, class: "ek-note", style: "font-size:11px" }, group, fitText(note(row), narrow ? width : left + 10));
+        s("text", { x: 0, y: head, style: "font-weight:600" }, group, fitText(name(row), narrow ? width : left));
+        s("text", { x: 0, y: head + 15, class: "ek-note" }, group, fitText(note(row), narrow ? width : left + 10));
         const [value, low, high] = row.kl, x = value > 0 ? X(value) : null;
         if (x !== null) {
           whiskers(group, x, y, low > 0 || (!log && low !== null) ? [X(low), X(high)] : null, null);
           s("path", { d: shapePath(SHAPES[row.kind], 5.5), transform: `translate(${x} ${y})`, class: "ek-mark" }, group);
         }
-        s("text", { x: narrow ? width : width - right + 14, y: narrow ? y - 32 : y + 4, "text-anchor": narrow ? "end" : "start" }, group, figure(row));
+        s("text", { x: narrow ? width : width - right + 14, y: narrow ? y - 32 : y + 4, "text-anchor": narrow ? "end" : "start", class: "ek-halo" }, group, figure(row));
         const hit = s("rect", { x: 0, y: top + i * pitch, width, height: pitch - 2, fill: "transparent" }, group);
         hit.addEventListener("pointerenter", () => show(i, false));
         hit.addEventListener("pointerleave", hide);
@@ -50,7 +51,7 @@ export default {
       list.forEach((row, i) => { // the bracket between neighbours
         if (row.next !== "same" && row.next !== "unknown") return;
         const y0 = places[i].y, y1 = places[i + 1].y, x = Math.max(left, Math.min(width - right - 2, Math.max(...[row, list[i + 1]].flatMap((r) => r.kl.filter((v) => v > 0).map(X))) + 12)), words = say(row.next === "same" ? "same" : "unknownPair");
-        const group = s("g", { "data-tie": row.next }, g), room = width - x - 8 > words.length * 6.2;
+        const group = s("g", { "data-tie": row.next }, ties), room = width - x - 8 > textWidth(words);
         s("path", { d: `M${x - 5},${y0 + 4}h5V${y1 - 4}h-5`, fill: "none", stroke: "currentColor", "stroke-width": 1.3 }, group);
         s("text", { x: room ? x + 6 : narrow ? Math.min(...row.kl.filter((v) => v > 0).map(X)) - 12 : x - 8, y: narrow && !room ? y0 + 4 : (y0 + y1) / 2 + 4, "text-anchor": room ? "start" : "end", class: "ek-halo", style: "font-style:italic" }, group, words);
       });

@@ -83,7 +83,7 @@ function roofChart(host, signal, now) {
     if (line.length === 3) s("text", { x: (a[0] + b[0]) / 2, y: (a[1] + b[1]) / 2 - 8, transform: `rotate(${angle.toFixed(1)} ${(a[0] + b[0]) / 2} ${(a[1] + b[1]) / 2})`, "text-anchor": "middle", class: "ek-halo ek-note" }, g, siText(found.bandwidth, "B/s"));
     const flat = `${siText(found.matrix_rate, "FLOP/s")}, ${found.format}`;
     s("text", { x: width - right, y: Y(found.matrix_rate) - 7, "text-anchor": "end", class: "ek-halo ek-note" }, g, flat);
-    taken.push([width - right - flat.length * 6.4, Y(found.matrix_rate) - 20, flat.length * 6.4, 16]);
+    taken.push([width - right - textWidth(flat), Y(found.matrix_rate) - 20, textWidth(flat), 16]);
     placed = found.points.map((p) => ({ p, id: idOf(p), x: X(p.intensity), y: Y(p.rate) })).sort((m, n) => PARTS[n.p.part][2] - PARTS[m.p.part][2] || m.x - n.x); // small ones lie on top
     if (!placed.some((one) => one.id === focused)) focused = placed[0]?.id;
     for (const one of placed) {

@@ -35,7 +35,7 @@ function runTree(ui, onshow) {
       s("rect", { x: 0, y: y - 24, width, height: pitch - 4, fill: "transparent" }, g);
       s("path", { d: `${parent ? `M${from},${Y(parent)}V${y}` : `M${from},${y}`}H${X(node.step)}`, class: "ek-line", style: "stroke:var(--ek-mark)" }, g);
       s("path", { d: shapePath(node.shown ? "triangle" : "circle", 5), transform: `translate(${X(node.step)} ${y})`, class: "ek-mark" }, g);
-      const start = Math.min(from + 8, Math.max(12, width - text.length * 6.4));
+      const start = Math.min(from + 8, Math.max(12, width - textWidth(text)));
       s("text", { x: start, y: y - 8, class: "ek-halo" }, g, fitText(text, width - start));
       g.addEventListener("click", () => ask(node));
       g.addEventListener("keydown", (e) => {

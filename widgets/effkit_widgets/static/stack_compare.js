@@ -96,7 +96,7 @@ function sideIcon(key) {
 }
 // Both intervals of each figure on a scale of their own; the scales are logarithmic, so that equal ratios have equal lengths.
 function rangePlot(host, signal, now) {
-  const rows = STACK_ROWS.filter(([, , , lower]) => lower !== null), PITCH = 84;
+  const rows = STACK_ROWS.filter(([, , , lower]) => lower !== null), PITCH = 98;
   const it = frame(host, signal, { label: `${say("intervalsTitle")}. ${say("stacksKeys")}`, role: "group", ratio: 0, least: rows.length * PITCH, most: rows.length * PITCH }, draw);
   let marks = [], focused = null;
   function draw() {
@@ -105,7 +105,7 @@ function rangePlot(host, signal, now) {
     svg.replaceChildren();
     marks = [];
     rows.forEach(([key, show, bare, lower, unit], n) => {
-      const top = n * PITCH, axis = top + 60, g = s("g", { "aria-hidden": "true" }, svg);
+      const top = n * PITCH, axis = top + 74, g = s("g", { "aria-hidden": "true" }, svg);
       s("text", { x: 0, y: top + 13 }, g, fitText(`${say(key)}, ${unit}`, width - 110));
       s("text", { x: width, y: top + 13, "text-anchor": "end", class: "ek-note" }, g, say(lower ? "lowerBetter" : "higherBetter"));
       const known = SIDES.filter((side) => found[side][key][0] !== null);
@@ -116,12 +116,12 @@ function rangePlot(host, signal, now) {
         s("text", { x: Math.min(Math.max(X(v), 10), width - 10), y: axis + 13, "text-anchor": "middle", class: "ek-tick" }, g, unit === "$" ? dollars(v) : three(v));
       }
       SIDES.forEach((side, m) => {
-        const e = found[side][key], y = top + 31 + m * 18;
+        const e = found[side][key], y = top + 34 + m * 25;
         if (e[0] === null) return s("text", { x: left, y: y + 4, class: "ek-note" }, g, fitText(say("markUnavailable", found[side]), width));
         const id = `${key}-${side}`, x = X(e[0]), value = stackText(e, show, bare).join(" ").trim();
         const group = s("g", { class: `ek-point ek-mark-${side} ek-dashed`, role: "img", tabindex: (focused ?? "first-left") === id ? 0 : -1, "data-id": id, "aria-label": `${countName(found[side])}, ${say(key)}: ${value}, ${say("projected")}` }, svg);
         whiskers(group, x, y, e[1] === null ? null : [X(e[1]), X(e[2])], null);
-        s("rect", { x: x - 13, y: y - 9, width: 26, height: 18, fill: "transparent" }, group);
+        s("rect", { x: x - 13, y: y - 12, width: 26, height: 24, fill: "transparent" }, group);
         s("path", { d: shapePath(SIDE_SHAPE[side], 5.5), transform: `translate(${x} ${y})`, class: "ek-mark" }, group);
         const mark = { id, x, y, group, title: `${countName(found[side])} (${say("projected")})`, pairs: [[say(key), value]] };
         marks.push(mark);
@@ -159,7 +159,7 @@ function memoryBars(host, signal, now) {
       for (const [kind, label, from, to] of [["base", "weights", 0, weights], ["scales", "cache", weights, side.needed]]) {
         const part = s("g", { class: `ek-mark-${kind}` }, g), w = Math.max(1, X(to) - X(from) - 1);
         s("rect", { x: X(from), y, width: w, height: 22, style: "fill:var(--ek-mark)" }, part);
-        if (w > say(label).length * 6.5 + 10) s("text", { x: X(from) + 6, y: y + 15, style: "fill:var(--ek-ground)" }, part, say(label));
+        if (w > textWidth(say(label)) + 10) s("text", { x: X(from) + 6, y: y + 15, style: "fill:var(--ek-ground)" }, part, say(label));
       }
       if (side.memory !== null) s("rect", { x: 1, y: y - 1.5, width: X(side.memory) - 1, height: 25, fill: "none", stroke: "currentColor", "stroke-width": 1.5 }, g);
       return `${line}; ${say("weights")} ${bytesText(weights)}, ${say("cache")} ${bytesText(side.needed - weights)}`;

@@ -112,7 +112,7 @@ function icicle(host, signal, { shown, whole, onzoom }) {
     const { part } = node, y = row * ROW + 1, g = s("g", { class: `ek-module-bar ${kindClass(part.category)}${node.below.length ? " ek-open" : ""}`, role: "treeitem", "data-module": part.name, "aria-level": node.depth + 1, "aria-expanded": node.below.length ? "true" : null, "aria-label": say("spokenPart", { name: part.name || say("wholeModel"), kind: part.kind, total: msText(part.total), share: shareText(part.total / (whole() || 1)), own: msText(part.own) }) }, it.svg);
     const inner = Math.max(0.6, w - 1);
     s("rect", { x, y, width: inner, height: ROW - 3, rx: inner > 6 ? 2 : 0, class: "ek-mark" }, g);
-    const room = Math.floor((w - 12) / 6.4), name = lastName(part), text = [`${name} ${shareText(part.total / (whole() || 1))}`, name, name.replace(/^.*\./, "")].find((t) => t.length <= room);
+    const room = Math.floor((w - 12) / CHARACTER), name = lastName(part), text = [`${name} ${shareText(part.total / (whole() || 1))}`, name, name.replace(/^.*\./, "")].find((t) => t.length <= room);
     if (text) s("text", { x: x + 6, y: y + 18, "aria-hidden": "true" }, g, text);
     const one = { node, g, x, y, w };
     drawn.push(one);

@@ -63,9 +63,11 @@ def rounded(weight: torch.Tensor, bits: int, group: int, symmetric: bool, dtype:
     return packed
 
 
-def rounded_embedding(weight: torch.Tensor, bits: int, group: int, dtype: torch.dtype, padding_idx: int | None) -> PackedEmbedding:
-    """The token embedding, always with zero points: rows differ much in their mean."""
-    return PackedEmbedding(rounded(weight, bits, group, False, dtype), padding_idx)
+def rounded_embedding(
+    weight: torch.Tensor, bits: int, group: int, dtype: torch.dtype, padding_idx: int | None, scale: float
+) -> PackedEmbedding:
+    """The token embedding, always with zero points: rows differ much in their mean. scale: of what is looked up."""
+    return PackedEmbedding(rounded(weight, bits, group, False, dtype), padding_idx, scale)
 
 
 RTN = RoundToNearest()
