@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+from pathlib import Path
 
-from effkit.spec.intervals import Estimate
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from widgets.records import estimate
+from widgets.records import record as by_hand
+
 from effkit.spec.plan import ModulePlan, Plan
 from effkit.spec.recipe import Distill, Prune, Quantize, Recipe
-from effkit.spec.record import KL, Blocks, Checkpoint, Cost, Profile, Quality, Record
+from effkit.spec.record import Blocks, Checkpoint, Cost
 
 BITS, METHODS = (2, 3, 4, 5, 6, 8), ("rtn", "search", "hqq", "gptq")
 FROM = Checkpoint(source="smollm2-135m", hash="0" * 16, architecture="LlamaForCausalLM")
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-
-
-def about(value, width=0.02, unit=""):
-    return Estimate(value=value, low=value * (1 - width), high=value * (1 + width), unit=unit, n=16)
 
 
 def rounded(layer, part, bits):
@@ -29,48 +31,29 @@ def rounded(layer, part, bits):
 
 
 def record(number, recipe, size, kept, rate, noise):
-    """A record made by hand: `kept` of a base with perplexity 20, its blocks with the given noise."""
-    kl = 1 / kept - 1
-    draw = random.Random(noise)
-    losses = [3 - math.log(kept) + draw.gauss(0, 0.002) for _ in range(16)]
-    quality = Quality(
-        perplexity=about(20 / kept), base_perplexity=about(20.0), perplexity_ratio=about(1 / kept, 0.01),
-        agreement=about(min(1.0, kept), 0.01), kl=KL(mean=about(kl), median=about(kl), p90=about(kl), p99=about(3 * kl)),
-        text="t", text_source="stories, test", tokens=1024, window=64, windows=16,
-        blocks=Blocks(tokens=64, nll=tuple(losses), kl=tuple(max(0.0, kl + draw.gauss(0, 0.002)) for _ in range(16))),
-    )  # fmt: skip
-    profile = Profile(
-        device="cpu (made by hand)",
-        device_type="cpu",
-        dtype="float32",
-        prompt=8,
-        new_tokens=8,
-        batch=1,
-        repeats=3,
-        warmup=1,
-        time_to_first_token=about(300 / rate, unit="ms"),
-        time_per_output_token=about(1000 / rate, unit="ms"),
-        prefill=about(500, unit="tokens/s"),
-        decode=about(rate, unit="tokens/s"),
-    )
+    """A record made by hand, as unit tests make them, but for its blocks with the given noise, the ledger and the plan."""
+    name = f"trial {number}" if recipe.steps else "base"
+    plain = by_hand(name, recipe, retained=kept, decode=rate)
+    kl, draw = 1 / kept - 1, random.Random(noise)
+    nll = tuple(3 - math.log(kept) + draw.gauss(0, 0.002) for _ in range(16))
+    blocks = Blocks(tokens=64, nll=nll, kl=tuple(max(0.0, kl + draw.gauss(0, 0.002)) for _ in range(16)))
     rounds = [step for step in recipe.steps if isinstance(step, Quantize)]
     layers = next((step.layers for step in recipe.steps if isinstance(step, Prune) and isinstance(step.layers, int)), 6)
-    plans = tuple(
-        Plan(step=step, modules=tuple(rounded(n, part, step.bits) for n in range(layers) for part in PARTS)) for step in rounds[-1:]
-    )
     ledger = {"embeddings": size // 5, "attention": size // 4, "mlp": size // 2, "scales": size // 20}
-    cost = Cost(bytes=sum(ledger.values()), base_bytes=538_000_000, bits_per_weight=8.0 * size / 134_500_000, ledger=ledger)
-    return Record(
-        id=f"r{number}",
-        name=f"trial {number}" if recipe.steps else "base",
-        checkpoint=FROM,
-        recipe=recipe,
-        plans=plans,
-        quality=quality,
-        profile=profile,
-        cost=cost,
-        created=f"2026-11-25T12:{number % 60:02d}:00+00:00",
-    )
+    changed = {
+        "id": f"r{number}",
+        "checkpoint": FROM,
+        "plans": tuple(
+            Plan(step=step, modules=tuple(rounded(n, part, step.bits) for n in range(layers) for part in PARTS)) for step in rounds[-1:]
+        ),
+        "quality": plain.quality.model_copy(update={"text_source": "stories, test", "blocks": blocks}),
+        "profile": plain.profile.model_copy(
+            update={"device": "cpu (made by hand)", "time_to_first_token": estimate(300 / rate, unit="ms")}
+        ),
+        "cost": Cost(bytes=sum(ledger.values()), base_bytes=538_000_000, bits_per_weight=8.0 * size / 134_500_000, ledger=ledger),
+        "created": f"2026-11-25T12:{number % 60:02d}:00+00:00",
+    }
+    return plain.model_copy(update=changed)
 
 
 def trial(number):

@@ -6,7 +6,7 @@ concatenated here, so there is no build step and nothing is ever asked from an a
 Hooks that stay as they are, for tests and for pages that show recorded cards:
 - the root of every widget is `section.ek-card` with `data-widget` (the class name), `data-state` (idle, running, paused,
   cancelled, done, failed, interrupted, recorded) and `data-theme` (light, dark)
-- buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear, best, compare,
+- buttons have `data-action`: start, pause, resume, cancel, cancel-confirm, cancel-keep, table, copy, csv, clear, best, compare, dashboard,
   copy-code
 - a chart is `.ek-chart` with `data-points`; in it `[data-series]` groups have their own `data-points`; the frontier's
   points are `.ek-point[data-id][data-kind][data-fits][aria-selected]` (of more than 150 only the one with the focus: the others

@@ -220,6 +220,11 @@ class FrontierExplorer(FrontierCard, LiveCard):
         if ended and not self.chosen:
             self.chosen = self._best()
 
+    def _described(self, name: str, run: Run) -> dict[str, Any]:
+        """With the address of the cluster's dashboard, while there is one."""
+        link = run.progress.details.get("dashboard", "") if run.progress and name in ("running", "paused") else ""
+        return {**super()._described(name, run), **({"dashboard": link} if link else {})}
+
     def _land(self, folder: Path) -> None:
         """Take in the base and the trials that are in the folder and were not seen yet, also those of an earlier sitting."""
         base = folder / "base.json"

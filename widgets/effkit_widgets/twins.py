@@ -69,9 +69,9 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 def _table(caption: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
-    kept = [tuple(row) for row in rows]
+    kept = [tuple(map(str, row)) for row in rows]  # a saved notebook may hold anything
     more = f" (the first {MOST:,} of {len(kept):,} rows)" if len(kept) > MOST else ""
-    return Table(caption + more, tuple(columns), tuple(kept[:MOST]))
+    return Table(f"{caption}{more}", tuple(map(str, columns)), tuple(kept[:MOST]))
 
 
 def _frontier(state: State) -> Table | None:

@@ -213,8 +213,8 @@ def _exported(notebook: dict[str, Any]) -> str:
     exporter.embed_images = False  # it would read files that the notebook names
     try:
         return exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))[0]  # joins what was saved line by line
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        what = f"the notebook cannot be read ({type(error).__name__}: {error})"
+    except (KeyError, AttributeError, TypeError, ValueError, AssertionError, nbformat.ValidationError) as error:
+        what = f"the notebook cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})"
         raise BadInput(what, "Allowed: a saved Jupyter notebook", "Save it again in JupyterLab") from error
 
 
@@ -280,6 +280,8 @@ def _put(state: dict[str, Any], part: Mapping[str, Any]) -> None:
     path, encoding = part.get("path"), part.get("encoding")
     if not isinstance(path, list) or not path or encoding not in ("base64", "hex"):
         return
+    if not all(isinstance(step, str | int) for step in path):
+        return
     try:
         raw = str(part.get("data", ""))
         data = base64.b64decode(raw) if encoding == "base64" else bytes.fromhex(raw)
@@ -296,4 +298,4 @@ def _put(state: dict[str, Any], part: Mapping[str, Any]) -> None:
 
 
 def _text(source: Any) -> str:
-    return "".join(source) if isinstance(source, list) else str(source or "")
+    return "".join(map(str, source)) if isinstance(source, list) else str(source or "")

@@ -106,7 +106,7 @@ class Cards(Protocol):
     """What draws cards: the twin of a widget package. Scripts and styles are its own, never those of a notebook."""
 
     def story(self, material: Material) -> Story:
-        """The cards that this material is enough for."""
+        """The cards that this material is enough for; of its live `cards` those that it owns."""
         ...
 
     def restored(self, kind: str, state: Mapping[str, Any]) -> Shown | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zipfile
@@ -14,11 +15,17 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from widgets.records import family
 
+from effkit.lab.pages.notebook import STATE, VIEW, body_of, placeless, read_notebook, repaired, title_of
+from effkit.lab.pages.parts import all_cards
+from effkit.lab.pages.writing import place as mount
 from effkit.lab.records.crate import METADATA, read_crate, write_crate
+from effkit.lab.records.exchange import read_records
+from effkit.lab.share import share
 from effkit.models.files.folder import check_safetensors, read_tensors
 from effkit.models.files.header import read_header
 from effkit.models.files.stamp import read_record
 from effkit.models.texts.tables import read_table
+from effkit.spec.errors import BadInput
 from effkit.spec.progress import finish
 
 from .hostile import JSON, WORDS, altered, damaged, refused_or_read
@@ -195,6 +202,60 @@ def test_lines_that_break_parsers_are_refused(tmp_path, line):
     path.write_text('{"text": "a", "label": "b"}\n' + line + "\n")
     with refused_or_read(refused=True):
         read_table(path, None, None)
+
+
+CARD = {"_anywidget_id": "effkit_widgets.byte_ledger.ByteLedger", "config": {"models": [], "categories": []}, "problem": {}}
+BUFFER = {"data": "AA==", "path": ["config", "x"], "encoding": "base64"}
+SAVED = {"model_name": "AnyModel", "model_module": "anywidget", "state": CARD, "buffers": [BUFFER]}
+OUTPUT = {"output_type": "display_data", "metadata": {}, "data": {VIEW: {"model_id": "m0"}, "text/plain": ["a", "b"]}}
+CELL = {"cell_type": "code", "metadata": {}, "source": "1", "execution_count": 1, "outputs": [OUTPUT]}
+PROSE = {"cell_type": "markdown", "metadata": {}, "source": ["# T"]}
+STATES = {STATE: {"state": {"m0": SAVED}, "version_major": 2, "version_minor": 0}}
+LESSON = {"nbformat": 4, "nbformat_minor": 4, "metadata": {"widgets": STATES}, "cells": [PROSE, CELL]}
+
+
+WHERE = ("metadata", "widgets", STATE, "state", "m0")
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (("nbformat_minor",), None), (("nbformat_minor",), -1), (("cells",), [1]), (("cells", 0, "source"), [1]),
+        (("cells", 1, "outputs"), {}), (("cells", 1, "outputs", 0), 3), (("cells", 1, "outputs", 0, "data"), []), (("metadata",), []),
+        (("metadata", "widgets"), 3), ((*WHERE, "buffers"), None), ((*WHERE, "buffers", 0), 3), ((*WHERE, "buffers", 0, "path"), [[]]),
+        ((*WHERE, "state", "config", "categories"), [1]), ((*WHERE, "state", "config", "categories"), [[]]), ((*WHERE, "state"), []),
+    ],
+)  # fmt: skip
+def test_an_altered_notebook_is_shared_or_refused(tmp_path, at, value):
+    """Each of these once ended with another error: found by trying odd values in every place of it."""
+    lesson = json.loads(json.dumps(LESSON))
+    holder = lesson
+    for key in at[:-1]:
+        holder = holder[key]
+    holder[at[-1]] = value
+    (tmp_path / "lesson.ipynb").write_text(json.dumps(lesson))
+    with contextlib.suppress(BadInput):
+        opened, _ = placeless(repaired(read_notebook(tmp_path / "lesson.ipynb"))[0])
+        body, _ = body_of(opened, all_cards(), mount)
+        assert isinstance(title_of(opened, "x") + body, str)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "[" * 500 + "]" * 500, '{"nbformat": 4, "cells": [1]}', "\ufeff", "{}", "\0"])
+def test_what_is_no_notebook_is_refused(tmp_path, content):
+    (tmp_path / "lesson.ipynb").write_text(content)
+    with refused_or_read(refused=True):
+        share(tmp_path / "lesson.ipynb", tmp_path / "lesson.html")
+
+
+@given(st.data())
+def test_a_damaged_page_is_read_or_refused(place, data):
+    whole = place / "whole.html"
+    if not whole.exists():
+        share(family()[:2], whole)
+    path = place / "damaged.html"
+    path.write_bytes(damaged(data.draw, whole.read_bytes()))
+    with refused_or_read():
+        read_records(path)
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,13 @@ from effkit.spec.errors import BadInput
 from effkit.spec.frontier import FIGURES, QUALITY, Frontier, contenders, not_distinguishable, tied
 from effkit.spec.intervals import paired_difference
 from effkit.spec.plan import ModulePlan, Plan
+from effkit.spec.progress import Progress, long_work
 from effkit.spec.recipe import Distill, Prune, Quantize, Recipe
 from effkit_widgets import FrontierExplorer
 from effkit_widgets._frontier import FRONTIER, fields, tie_of
+from effkit_widgets.pages import shown
 
-from .records import CHECKPOINT, family, record
+from .records import CHECKPOINT, family, gate, record
 from .test_kit import needs_node, run
 
 
@@ -300,3 +302,28 @@ def test_a_search_is_followed_while_it_goes_on(tiny_llama):
     later: Any = FrontierExplorer(ek.start(explore, tiny_llama, space, halving=(1,), eta=2.0, **QUICK))
     later.wait(60)
     assert {p["name"] for p in later.points} == {p["name"] for p in explorer.points}
+
+
+@long_work
+def on_a_cluster():
+    """What a search on a cluster tells of where to look; waits until the test has looked."""
+    yield Progress("explore", 1, 2, "trials", details={"dashboard": "http://127.0.0.1:8787/status"})
+    gate.wait(20)
+    yield Progress("explore", 2, 2, "trials")
+
+
+def test_the_dashboard_is_linked_while_the_search_goes_on_and_on_no_page():
+    gate.clear()
+    running = ek.start(on_a_cluster)
+    explorer: Any = FrontierExplorer(running)
+    while running.progress is None:
+        time.sleep(0.01)
+    explorer._look()
+    try:
+        assert explorer.state["dashboard"] == "http://127.0.0.1:8787/status"
+        assert shown(explorer).state["state"]["name"] == "running"
+        assert not {"dashboard", "folder"} & shown(explorer).state["state"].keys(), "the author's machine is nobody's business"
+    finally:
+        gate.set()
+    explorer.wait(30)
+    assert "dashboard" not in explorer.state

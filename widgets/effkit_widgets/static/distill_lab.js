@@ -73,7 +73,7 @@ export default {
     const fields = h("div", { class: "ek-fieldset" });
     // what is not chosen follows the objective, as the library has it
     const byDefault = () => model.get("choice").hard === null || model.get("choice").objective === "hard-labels";
-    const shown = (name) => (name === "hard" && byDefault() ? config.hard[model.get("choice").objective] : model.get("choice")[name]);
+    const shown = (name) => (name === "hard" && byDefault() ? config.hard?.[model.get("choice").objective] : model.get("choice")[name]) ?? ""; // an older card lacks some
     const make = (name, text, gloss, props) => {
       const input = h("input", { type: "number", name, ...props, onchange: () => {
         const value = name === "hard" && input.value === "" ? null : Number(input.value);

@@ -6,7 +6,7 @@ Object.assign(STRINGS, {
   best: { en: "Best in budget" }, bestGloss: { en: "Most quality within both budget lines; of those that the data cannot tell apart, the cheapest" }, bestNone: { en: "Nothing measured lies within both budget lines." },
   compareWith: { en: "Compare with another" }, comparePick: { en: "Choose the second point: click it, or move to it with the arrow keys and press Enter." }, compareEnd: { en: "End comparison" },
   insideBrush: { en: "{n} inside" }, insideNothing: { en: "Nothing inside." }, rangeOf: { en: "{label} {low} to {high}" }, countOf: { en: "{value} {n}" }, selectedAre: { en: "{n} selected: {what}." },
-  failedOnes: { en: "{n} failed or were stopped early" }, status: { en: "where it lies" }, reason: { en: "reason" }, state_failed: { en: "failed" }, state_stopped: { en: "stopped early" }, task_explore: { en: "searching" },
+  failedOnes: { en: "{n} failed or were stopped early" }, dashboard: { en: "The dashboard of the cluster" }, status: { en: "where it lies" }, reason: { en: "reason" }, state_failed: { en: "failed" }, state_stopped: { en: "stopped early" }, task_explore: { en: "searching" },
 });
 export default {
   render: guarded(({ model, el, signal }) => {
@@ -94,8 +94,14 @@ export default {
     }
     const status = (p) => (p.state ? say(`state_${p.state}`) : view.standing(p.id));
     const twin = tableTwin(ui, () => frontierTable(model, [{ label: say("status"), text: true, of: status }, { label: say("reason"), text: true, of: (p) => p.reason ?? "" }]), "frontier.csv");
-    const run = runPanel(ui, {});
-    function showRun() { ui.progress.hidden = ui.state.hidden = run.row.hidden = !model.get("config").run && (model.get("state").name ?? "idle") === "idle"; }
+    const run = runPanel(ui, {}), board = h("a", { class: "ek-quiet", "data-action": "dashboard", target: "_blank", rel: "noopener noreferrer", hidden: true }, say("dashboard"));
+    run.row.append(board);
+    function showRun() {
+      const link = model.get("state").dashboard ?? "";
+      board.hidden = !ui.live() || !/^https?:/.test(link);
+      if (!board.hidden) board.href = link;
+      ui.progress.hidden = ui.state.hidden = run.row.hidden = !model.get("config").run && (model.get("state").name ?? "idle") === "idle";
+    }
     ui.controls.append(view.controls, looks, h("div", { class: "ek-row ek-end" }, best, compare), run.row, twin.toggle);
     const all = () => { drawLooks(); drawFailed(); twin.update(); refresh(); };
     ui.on("change:points", all);
