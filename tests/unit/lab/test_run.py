@@ -259,9 +259,13 @@ def test_a_keyboard_interrupt_ends_only_the_waiting(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     try:
         run = ek.start(toys.train, steps=20)
-        with pytest.raises(KeyboardInterrupt):
+
+        def interrupted():  # the signal comes in here, however late
             threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
             run.wait(120)
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
     finally:
         signal.signal(signal.SIGINT, before)
     assert run.state == "running"
