@@ -311,7 +311,7 @@ def test_seconds_left_is_unknown_before_the_third_step():
     @long_work
     def gated():
         for i in range(10):
-            gate.acquire(timeout=120)
+            gate.acquire(timeout=280)
             time.sleep(0.02)
             yield Progress("gated", i + 1, 10)
 

@@ -185,7 +185,7 @@ def test_full_disk(tiny_llama_folder, text):
     """No file may grow beyond 10 kB: writes fail in the middle, as on a full disk. Nothing half-written stays."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))"
     process = in_a_process(EVALUATE.format(before=limit), str(tiny_llama_folder), text)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     kl, message = json.loads(out)
     assert kl > 0
@@ -205,7 +205,7 @@ def test_two_processes_at_once(tiny_llama_folder, text):
     processes = [in_a_process(EVALUATE.format(before=""), str(tiny_llama_folder), text) for _ in range(2)]
     found = []
     for process in processes:
-        out, err = process.communicate(timeout=170)
+        out, err = process.communicate(timeout=280)
         assert process.returncode == 0, err
         found.append(json.loads(out))
     assert found[0] == found[1]
