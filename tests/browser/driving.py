@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,10 @@ class Server:
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder, self.home, self.token = folder, home, secrets.token_hex(16)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.held = socket.socket()  # bound and not listening: nobody else is given the port, and the server may take it
+        self.held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.held.bind(("127.0.0.1", 0))
+        self.port = self.held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Server:
@@ -82,7 +83,7 @@ class Server:
             [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())],
             env=environment, stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
@@ -97,7 +98,7 @@ class Server:
 
     def get(self, path: str, method: str = "GET") -> Any:
         request = urllib.request.Request(self.url + path, method=method, headers={"Authorization": f"token {self.token}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -115,6 +116,7 @@ class Server:
             self.process.kill()
             self.process.wait()
         self.log.close()
+        self.held.close()
 
 
 class Notebook:
@@ -133,7 +135,7 @@ class Notebook:
         ours = lambda error: front == "lab/tree" or "blob:" in (error.stack or "")  # noqa: E731
         page.on("pageerror", lambda error: self.errors.append(str(error)[:500]) if ours(error) else None)
         page.goto(f"{server.url}/{front}/{name}?token={server.token}&reset")
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=60_000)
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=120_000)
         page.evaluate(
             f"""() => {{
                 const ready = async () => {{
@@ -145,7 +147,7 @@ class Notebook:
                 ready();
             }}"""
         )
-        page.wait_for_function("window.effkitReady", timeout=60_000)
+        page.wait_for_function("window.effkitReady", timeout=120_000)
         if page.locator("#jp-left-stack").is_visible():
             self.command("application:toggle-left-area")
 
@@ -153,7 +155,10 @@ class Notebook:
         self.page.evaluate("([name, given]) => { window.jupyterapp.commands.execute(name, given) }", [name, arguments])
 
     def run_all(self, timeout: float) -> float:
-        """Run every cell as the menu does; seconds until the last one ended. Raises with the kernel's words if a cell failed."""
+        """Run every cell as the menu does; seconds until the last one ended. Raises with the kernel's words if a cell failed.
+
+        timeout: in seconds, of which it gets at least three minutes, as other programs may have the processor
+        """
         begun = time.monotonic()
         self.page.evaluate(
             """() => {
@@ -161,7 +166,7 @@ class Notebook:
                 window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.effkitRan = true });
             }"""
         )
-        self.page.wait_for_function("window.effkitRan", timeout=timeout * 1000)
+        self.page.wait_for_function("window.effkitRan", timeout=max(timeout, 180) * 1000)
         seconds = time.monotonic() - begun
         failed = [output for output in self.outputs() if output["output_type"] == "error"]
         assert not failed, f"{failed[0]['ename']}: {failed[0]['evalue']}"
@@ -175,7 +180,7 @@ class Notebook:
     def card(self, widget: str):
         """The element of the first widget of this kind, scrolled into view."""
         card = self.page.locator(f".ek-card[data-widget='{widget}']").first
-        card.wait_for(state="attached", timeout=30_000)
+        card.wait_for(state="attached", timeout=90_000)
         card.scroll_into_view_if_needed()
         return card
 
@@ -207,7 +212,11 @@ class Notebook:
     def theme(self, name: str) -> None:
         """ "JupyterLab Light" or "JupyterLab Dark"."""
         self.command("apputils:change-theme", theme=name)
-        self.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=name, timeout=20_000)
+        self.page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=name, timeout=60_000)
+        self.page.wait_for_function(
+            "(theme) => [...document.querySelectorAll('.ek-card')].every((card) => card.dataset.theme === theme)",
+            arg="dark" if "Dark" in name else "light", timeout=60_000,
+        )  # fmt: skip
         self.page.wait_for_timeout(500)
 
     def screenshot(self, name: str, card=None) -> Path:
@@ -257,6 +266,28 @@ def wait_state(card, *wanted: str, seconds: float = 60.0) -> float:
     return time.monotonic() - begun
 
 
+def comes(look: Callable[[], Any], wanted: Any, seconds: float = 60.0) -> Any:
+    """Wait until `look()` is `wanted`, a value or a function that says it anew each time; that value."""
+    end = time.monotonic() + seconds
+    while True:
+        found, due = look(), wanted() if callable(wanted) else wanted
+        if found == due:
+            return found
+        assert time.monotonic() < end, f"still {found!r} after {seconds:g} s, not {due!r}"
+        time.sleep(0.05)
+
+
+def settled(look: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What `look()` says once it has said the same for half a second."""
+    end, found, since = time.monotonic() + seconds, look(), time.monotonic()
+    while time.monotonic() < since + 0.5:
+        assert time.monotonic() < end, f"it moved for {seconds:g} s, to {found!r}"
+        time.sleep(0.05)
+        if (now := look()) != found:
+            found, since = now, time.monotonic()
+    return found
+
+
 def press(card, action: str) -> None:
     card.locator(f"[data-action='{action}']").first.click()
 
@@ -271,7 +302,7 @@ def shown(card) -> tuple[int, str]:
     return points(card), card.locator("[role='progressbar']").first.get_attribute("aria-valuetext") or ""
 
 
-def cancel(card, seconds: float = 10.0) -> float:
+def cancel(card, seconds: float = 60.0) -> float:
     """Press Cancel (and confirm, where the card asks because of a minute of work); seconds until the card says so."""
     press(card, "cancel")
     confirm = card.locator("[data-action='cancel-confirm']")

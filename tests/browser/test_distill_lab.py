@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driving import live_cells, looks, press, state, wait_state
+from driving import comes, live_cells, looks, press, state, wait_state
 
 pytestmark = pytest.mark.timeout(400)
 CELLS = [
@@ -57,10 +57,10 @@ def test_branch_show_and_undo(open_notebook):
     card.locator(".ek-lane").nth(1).wait_for(timeout=60_000)
     wait_state(card, "running", seconds=60)
     assert "run 2, temperature 3" in card.locator(".ek-lane[data-shown='true']").get_attribute("aria-label")
-    notebook.page.wait_for_timeout(4000)
+    further(notebook)
     pause(card)
     press(card, "resume")
-    notebook.page.wait_for_timeout(3000)
+    further(notebook)
     pause(card)
     pictures = [notebook.screenshot("distill-branches-light", card)]
     notebook.page.wait_for_function("() => !document.querySelector('[data-action=undo]').disabled")
@@ -82,6 +82,13 @@ def test_branch_show_and_undo(open_notebook):
     card.locator("[data-action='table']:visible").last.click()
     assert card.locator(".ek-twin:visible tbody tr").count() == 2
     assert card.locator(".ek-problem").first.is_hidden()
+
+
+def further(notebook) -> None:
+    """Wait until the run that is shown has come two steps further."""
+    done = "lab.run.progress.done if lab.run.progress else 0"
+    at = notebook.value(done)
+    comes(lambda: notebook.value(done) >= at + 2, True, seconds=120)
 
 
 def weight_follows_objective(card) -> None:

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from driving import comes
 
 import effkit_widgets
 
@@ -131,15 +132,13 @@ def test_hostile_text_stays_text_in_every_widget(open_notebook, tmp_path, tiny_l
     names = sorted(effkit_widgets.__all__)
     cells = [prepare, *(f"card{i} = effkit_widgets.{MADE[name]}\ncard{i}" for i, name in enumerate(names))]
     notebook = open_notebook("escaping", cells)
-    notebook.page.set_default_timeout(20_000)
+    notebook.page.set_default_timeout(60_000)
     notebook.run_all(timeout=200)
-    notebook.page.wait_for_timeout(1500)
     seen = {}
     for name in names:
         card = notebook.card(name)
-        assert (card.text_content() or "").count("onerror") or name in ("LayerMap", "DistillLab", "QuantizeLab", "TokenLens", "Roofline"), (
-            f"{name} shows no hostile name"
-        )
+        if name not in ("LayerMap", "DistillLab", "QuantizeLab", "TokenLens", "Roofline"):
+            comes(lambda card=card: "onerror" in (card.text_content() or ""), True)  # it shows its hostile name
         used(notebook, card)
         seen[name] = notebook.page.evaluate(LOOK, name)
     for i, name in enumerate(names):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import explorer_cells, looks, press
+from driving import comes, explorer_cells, looks, press
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -47,10 +47,9 @@ def test_axes_brush_budget_choice_and_code(open_notebook):
     # a click chooses; the details are that record's, the code makes it
     x, y = centre(card, "r5")
     page.mouse.click(x, y)
-    page.wait_for_timeout(400)
-    chosen = notebook.value("card.chosen_record.name")
-    assert card.locator(".ek-details h4").inner_text() == chosen
-    assert card.locator("pre.ek-recipe-code").inner_text() == notebook.value("card.chosen_record.code()")
+    comes(lambda: notebook.value("card.chosen"), "r5")
+    comes(lambda: card.locator(".ek-details h4").inner_text(), lambda: notebook.value("card.chosen_record.name"))
+    comes(lambda: card.locator("pre.ek-recipe-code").inner_text(), lambda: notebook.value("card.chosen_record.code()"))
     assert notebook.value("card.code.splitlines()[:2]") == ["import effkit as ek", 'base = ek.load("smollm2-135m")']
     assert card.locator(".ek-details td[data-module]").count() == notebook.value("len(card.chosen_record.plans[-1].modules)")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -62,13 +61,15 @@ def test_axes_brush_budget_choice_and_code(open_notebook):
     page.mouse.move(box["x"] + 60, box["y"] + 35)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3, steps=4)
-    page.wait_for_timeout(100)
-    assert "inside: Quality retained" in card.locator(".ek-inside").inner_text()
+    comes(lambda: "inside: Quality retained" in card.locator(".ek-inside").inner_text(), True)
     page.mouse.up()
-    page.wait_for_timeout(400)
-    inside = notebook.value("[r.id for r in card.selected_records]")
+    comes(lambda: notebook.value("len(card.selected_records) > 3"), True)
+    shown = card.locator(".ek-point[aria-selected='true']")
+    inside = comes(
+        lambda: sorted(notebook.value("[r.id for r in card.selected_records]")),
+        lambda: sorted(shown.evaluate_all("all => all.map(e => e.dataset.id)")),
+    )
     assert len(inside) > 3
-    assert sorted(inside) == sorted(card.locator(".ek-point[aria-selected='true']").evaluate_all("all => all.map(e => e.dataset.id)"))
     # keys: a point, Space, Enter, Escape; a budget line and what the verdict then says
     card.locator(".ek-point[tabindex='0']").focus()
     keys.press("ArrowRight")
@@ -76,34 +77,29 @@ def test_axes_brush_budget_choice_and_code(open_notebook):
     page.wait_for_timeout(200)
     keys.press(" ")
     keys.press("Enter")
-    page.wait_for_timeout(400)
     focused = page.evaluate("() => document.activeElement.dataset.id")
-    assert notebook.value("[card.selected, card.chosen]") == [[focused], focused]
+    comes(lambda: notebook.value("[card.selected, card.chosen]"), [[focused], focused])
     line = card.locator("[data-budget='cost']")
     before = float(line.get_attribute("aria-valuenow"))
     line.focus()
     keys.press("Shift+ArrowLeft")
     keys.press("ArrowLeft")
-    page.wait_for_timeout(400)
-    assert float(card.locator("[data-budget='cost']").get_attribute("aria-valuenow")) < before
-    assert page.evaluate("() => document.activeElement.dataset.budget") == "cost", "the line keeps the focus"
-    assert card.locator(".ek-explorer .ek-state strong").inner_text() == notebook.value("card.sentence")
+    comes(lambda: float(card.locator("[data-budget='cost']").get_attribute("aria-valuenow")) < before, True)
+    comes(lambda: page.evaluate("() => document.activeElement.dataset.budget"), "cost")  # the line keeps the focus
+    comes(lambda: card.locator(".ek-explorer .ek-state strong").inner_text(), lambda: notebook.value("card.sentence"))
     press(card, "best")
-    page.wait_for_timeout(400)
-    assert notebook.value("card.chosen == card.frontier.pick(card.quality, card.cost).id")
+    comes(lambda: notebook.value("card.chosen == card.frontier.pick(card.quality, card.cost).id"), True)
     # other axes, looks by recipe
     card.locator("[name='x']").select_option("output_token_ms")
     card.locator("[name='y']").select_option("kl")
     card.locator("[name='ylog']").select_option("log")
     card.locator("[name='colour']").select_option("method")
     card.locator("[name='size']").select_option("bits")
-    page.wait_for_timeout(500)
-    assert notebook.value("[card.axes['x'], card.axes['y'], card.axes['ylog'], card.encoding['colour']]") == [
-        "output_token_ms", "kl", True, "method"
-    ]  # fmt: skip
-    assert {"rtn", "gptq", "hqq", "search"} <= set(card.locator(".ek-legend li").all_inner_texts())
+    looked = "[card.axes['x'], card.axes['y'], card.axes['ylog'], card.encoding['colour'], card.encoding['size']]"
+    comes(lambda: notebook.value(looked), ["output_token_ms", "kl", True, "method", "bits"])
+    comes(lambda: card.locator(".ek-frontier").get_attribute("data-points"), "39")  # a KL of zero has no place on a logarithmic axis
+    comes(lambda: {"rtn", "gptq", "hqq", "search"} <= set(card.locator(".ek-legend li").all_inner_texts()), True)
     assert card.locator("[data-tie='same']").count() > 0
-    assert card.locator(".ek-frontier").get_attribute("data-points") == "39", "a KL of zero cannot stand on a logarithmic axis"
     assert card.locator("[name='y'] option[value='energy']").is_disabled(), "what nobody measured is no axis"
 
 
@@ -112,10 +108,9 @@ def test_two_points_failures_and_the_table(open_notebook):
     page = notebook.page
     notebook.answer("card.chosen = 'r4'")
     press(card, "compare")
-    assert "Choose the second point" in card.inner_text()
+    comes(lambda: "Choose the second point" in card.inner_text(), True)
     page.mouse.click(*centre(card, "r8"))
-    page.wait_for_timeout(400)
-    assert notebook.value("len({r.id for r in card.compared})") == 2
+    comes(lambda: notebook.value("len({r.id for r in card.compared})"), 2)
     assert card.locator("[data-ring]").evaluate_all("all => all.map(e => e.dataset.ring)") == ["A", "B"]
     rows = card.locator(".ek-compare tbody tr").all_inner_texts()
     assert any(row.startswith("Stored bytes") and " better, " in row for row in rows)
@@ -125,21 +120,20 @@ def test_two_points_failures_and_the_table(open_notebook):
         " and __import__('effkit.spec.frontier').spec.frontier.not_distinguishable(a, b)][0]"
     )
     notebook.answer(f"card.chosen, card.against = {tie!r}")
-    page.wait_for_timeout(400)
-    quality = next(row for row in card.locator(".ek-compare tbody tr").all_inner_texts() if row.startswith("Quality retained"))
-    assert "not distinguishable" in quality
+
+    def told() -> str:
+        return next((row for row in card.locator(".ek-compare tbody tr").all_inner_texts() if row.startswith("Quality retained")), "")
+
+    comes(lambda: "not distinguishable" in told(), True)
     press(card, "compare")
-    page.wait_for_timeout(300)
-    assert notebook.value("card.against") == ""
+    comes(lambda: notebook.value("card.against"), "")
     # what failed is kept, with the reason, as text
     notebook.answer(LOST)
-    page.wait_for_timeout(400)
     card.locator("summary", has_text="or were stopped early").click()
     item = card.locator("[data-failed]")
     assert f"Out of memory: {NAME}" in item.inner_text()
     item.locator("button").click()
-    page.wait_for_timeout(300)
-    assert "Failed: Out of memory" in card.locator(".ek-details").inner_text()
+    comes(lambda: "Failed: Out of memory" in card.locator(".ek-details").inner_text(), True)
     assert card.locator("img").count() == 0
     press(card, "table")
     assert card.locator(".ek-twin tbody tr").count() == 41
@@ -170,8 +164,7 @@ def test_without_a_kernel_all_of_it_still_works(open_notebook):
     line.focus()
     for _ in range(3):
         page.keyboard.press("Shift+ArrowDown")
-    page.wait_for_timeout(200)
-    assert card.locator(".ek-explorer .ek-state strong").inner_text() != before
+    comes(lambda: card.locator(".ek-explorer .ek-state strong").inner_text() != before, True)
     assert card.get_attribute("data-state") == "recorded"
     assert "Recorded on cpu (made by hand), 2026-11-25." in card.inner_text()
     card.locator("[name='x']").select_option("decode")
@@ -182,8 +175,7 @@ def test_without_a_kernel_all_of_it_still_works(open_notebook):
     assert "ek.quantize(" in card.locator("pre.ek-recipe-code").inner_text()
     press(card, "compare")
     page.mouse.click(*centre(card, "r0"))
-    page.wait_for_timeout(200)
-    assert f"{name} and base side by side" in card.locator(".ek-details").inner_text()
+    comes(lambda: f"{name} and base side by side" in card.locator(".ek-details").inner_text(), True)
     press(card, "table")
     assert card.locator(".ek-twin tbody tr").count() == 40
 
@@ -203,13 +195,11 @@ def test_thousands_of_points_stay_smooth_and_keep_their_keys(open_notebook):
     point.focus()
     first = point.get_attribute("data-id")
     notebook.page.keyboard.press("ArrowRight")
-    notebook.page.wait_for_timeout(300)
-    assert card.locator(".ek-point").get_attribute("data-id") != first
+    comes(lambda: card.locator(".ek-point").get_attribute("data-id") != first, True)
     assert notebook.page.evaluate("() => document.activeElement.classList.contains('ek-point')")
     assert card.locator(".ek-tip").first.is_visible()
     notebook.page.keyboard.press("Enter")
-    notebook.page.wait_for_timeout(500)
-    assert notebook.value("card.chosen") == card.locator(".ek-point").get_attribute("data-id")
+    comes(lambda: notebook.value("card.chosen"), lambda: card.locator(".ek-point").get_attribute("data-id"))
     notebook.screenshot("explorer-many", card)
 
 

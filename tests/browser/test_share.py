@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from driving import FLAGS, RESULTS, ROOT, chromium
+from driving import FLAGS, RESULTS, ROOT, chromium, comes
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
@@ -168,15 +168,13 @@ def test_the_budget_of_the_map_is_solved_as_python_does(chrome, shared):
     found = sensitivity()
     card.locator("[name='budget_mb']").fill("3")
     card.locator("[name='budget_mb']").press("Enter")
-    opened.page.wait_for_timeout(200)
     expected = found.allocate(3_000_000)
-    shown = card.locator("td[data-module]").evaluate_all("all => Object.fromEntries(all.map(e => [e.dataset.module, e.textContent]))")
-    assert {name: int(text) for name, text in shown.items()} == expected.bits
+    bits = "all => Object.fromEntries(all.map(e => [e.dataset.module, parseInt(e.textContent)]))"
+    comes(lambda: card.locator("td[data-module]").evaluate_all(bits), expected.bits)
     before = card.locator("[data-fact='predicted']").inner_text()
     card.locator("[name='budget']").focus()
     opened.page.keyboard.press("Shift+ArrowRight")
-    opened.page.wait_for_timeout(200)
-    assert card.locator("[data-fact='predicted']").inner_text() != before
+    comes(lambda: card.locator("[data-fact='predicted']").inner_text() != before, True)
     assert card.locator("[data-action='start']:visible").count() == 0, "a dead button"
     opened.quiet()
 
@@ -190,33 +188,27 @@ def test_sliders_look_up_what_was_projected_beforehand(chrome, shared):
     roof.locator("[name='on']").select_option("rtx-4090")
     roof.locator("[name='batch']").focus()
     opened.page.keyboard.press("End")
-    opened.page.wait_for_timeout(400)
-    assert roof.locator(".ek-verdict").inner_text() == Roofline(shape, "rtx-4090", batch=256, name="toy").verdict
+    comes(lambda: roof.locator(".ek-verdict").inner_text(), Roofline(shape, "rtx-4090", batch=256, name="toy").verdict)
     stacks = opened.card("StackCompare")
     stacks.locator("[name='format']").select_option("4-bit")
     stacks.locator("[name='right']").select_option("a100-sxm-80gb")
-    opened.page.wait_for_timeout(400)
-    assert stacks.locator(".ek-verdict").inner_text() == StackCompare(shape, right="a100-sxm-80gb", format="4-bit", name="toy").verdict
+    verdict = stacks.locator(".ek-verdict")
+    comes(verdict.inner_text, StackCompare(shape, right="a100-sxm-80gb", format="4-bit", name="toy").verdict)
     assert "computed beforehand, for any price" in stacks.locator(".ek-state").inner_text()
     stacks.locator("[name='left_price']").fill("3.5")
     stacks.locator("[name='right_price']").fill("0.8")
     stacks.locator("[name='utilisation']").fill("40")
-    opened.page.wait_for_timeout(400)
     given = {"left_price": 3.5, "right_price": 0.8, "utilisation": 0.4}
     live = StackCompare(shape, right="a100-sxm-80gb", format="4-bit", name="toy", **given)
-    assert stacks.locator(".ek-verdict").inner_text() == live.verdict
+    comes(verdict.inner_text, live.verdict)
     even = stacks.locator("[data-row='even'] td[data-side='right']").inner_text()
     assert even.split()[0] == f"${live.comparison.right.break_even.value:.3g}"
     assert "given" in stacks.locator(".ek-notes").inner_text()
     stacks.locator("[name='right']").select_option("ascend-910b2")  # it has no list price: the break-even price is what is left to ask
-    opened.page.wait_for_timeout(400)
-    assert "No price of ascend-910b2 is known" in stacks.locator(".ek-verdict").inner_text()
+    comes(lambda: "No price of ascend-910b2 is known" in verdict.inner_text(), True)
     assert "no price of ascend-910b2 is known" in stacks.locator(".ek-notes").inner_text()
     stacks.locator("[name='right_price']").fill("1.5")
-    opened.page.wait_for_timeout(400)
-    assert (
-        "of what it costs on" in stacks.locator(".ek-verdict").inner_text() or "cannot tell" in stacks.locator(".ek-verdict").inner_text()
-    )
+    comes(lambda: any(words in verdict.inner_text() for words in ("of what it costs on", "cannot tell")), True)
     opened.quiet()
 
 
@@ -260,8 +252,7 @@ def test_prices_are_computed_in_the_page(chrome, shared):
     card = opened.card("CostCard")
     before = card.locator(".ek-figures").inner_text()
     card.locator("[name='price_per_hour']").fill("5")
-    opened.page.wait_for_timeout(300)
-    assert card.locator(".ek-figures").inner_text() != before
+    comes(lambda: card.locator(".ek-figures").inner_text() != before, True)
     card.locator("[data-action='table']").click()
     assert card.locator(".ek-twin tbody tr").count() >= 2
     opened.quiet()
@@ -270,8 +261,8 @@ def test_prices_are_computed_in_the_page(chrome, shared):
 def test_the_theme_and_the_receipt_answer(chrome, shared):
     opened = Opened(chrome, shared.path)
     opened.page.locator("[data-page='theme']").click()
-    opened.page.wait_for_timeout(200)
-    assert set(opened.page.locator(".ek-card").evaluate_all("all => all.map(e => e.dataset.theme)")) == {"dark"}
+    cards = opened.page.locator(".ek-card")
+    comes(lambda: set(cards.evaluate_all("all => all.map(e => e.dataset.theme)")), {"dark"})
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert opened.page.evaluate("document.documentElement.dataset.theme") == "light", "paper is light"
     opened.page.evaluate("dispatchEvent(new Event('afterprint'))")

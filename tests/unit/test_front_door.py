@@ -13,5 +13,5 @@ FIRST = ["", "import effkit.measure.fidelity; ", "import effkit as ek; ek.evalua
 
 @pytest.mark.parametrize("first", FIRST)
 def test_measure_is_the_verb(first):
-    done = subprocess.run([sys.executable, "-c", first + VERB], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", first + VERB], capture_output=True, text=True, timeout=280, check=False)
     assert done.stdout == "verb\n", done.stderr

@@ -73,7 +73,7 @@ def nbval(folder: Path, notebook) -> subprocess.CompletedProcess:
     path = folder / "made.ipynb"
     nbformat.write(notebook, path)
     command = [sys.executable, *runner.NBVAL, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=runner.environment(str(folder)))
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder, env=runner.environment(str(folder)))
 
 
 def executed(*cells: tuple[str, str]):

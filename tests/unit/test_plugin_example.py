@@ -55,14 +55,14 @@ def installed(tmp_path_factory) -> Path:
     source, target = work / "source", work / "site"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-qq"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)], check=True, timeout=280)
     return target
 
 
 def with_plug_in(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=280, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -41,14 +41,20 @@ def test_this_process_alone_needs_no_launcher(tiny_llama, monkeypatch):
     assert [Crew(at, 2).share([1, 2, 3]) for at in range(2)] == [[1, 3], [2]]
 
 
+@pytest.fixture
+def free_port():
+    """A port that nobody else is given meanwhile: bound here, where who listens may take it as well."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 @pytest.mark.parametrize("learning_rate", [1e-3, float("1e30")])
-def test_two_processes_end_where_one_does(tiny_llama_folder, tiny_llama, tmp_path, learning_rate):
+def test_two_processes_end_where_one_does(tiny_llama_folder, tiny_llama, tmp_path, free_port, learning_rate):
     """With a rate that diverges, both must see it and give up alike instead of waiting for each other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     way = {**WAY, "learning_rate": learning_rate}
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(tiny_llama_folder), str(tmp_path), repr(way)]
     both = [
         subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)

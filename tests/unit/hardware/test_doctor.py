@@ -19,7 +19,7 @@ SHOW = "from effkit.hardware.attached.doctor import *; import json; found = exam
 def doctor(*paths: Path, **variables: str) -> tuple[str, dict]:
     """The report and the findings of a fresh Python with `paths` before everything else."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, timeout=120, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     text, _, found = done.stdout.strip().rpartition("\n")
     return text, json.loads(found)

@@ -55,7 +55,7 @@ def driver(folder: Path, npus: int) -> Path:
 def python(code: str, *paths: Path, **variables: str) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if k not in (preflight.AUTOLOAD, "ASCEND_RT_VISIBLE_DEVICES")}
     environment |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, env=environment, check=False)
 
 
 def look(*paths: Path, code: str = LOOK, **variables: str) -> dict:

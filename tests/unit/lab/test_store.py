@@ -175,7 +175,7 @@ except CannotWrite as error:
     print(i, error)
 """
     path = tmp_path / "s.sqlite"
-    out = subprocess.run([sys.executable, "-c", code, str(FOLDER.parent), str(path)], capture_output=True, text=True, timeout=120)
+    out = subprocess.run([sys.executable, "-c", code, str(FOLDER.parent), str(path)], capture_output=True, text=True, timeout=280)
     assert "Free some space" in out.stdout, out
     added = int(out.stdout.split()[0])
     assert [r.name for r in ek.Store(path)] == ["kept", *(f"more {i}" for i in range(added))]

@@ -75,12 +75,12 @@ def test_places_that_cannot_hold_a_copy(tmp_path, source):
         copy_notebooks(tmp_path / "file" / "deeper", source)
 
 
-def opened(address: str, patience: float = 30.0) -> str:
+def opened(address: str, patience: float = 180.0) -> str:
     """The page at `address`; the server prints it a moment before it listens."""
     end = time.monotonic() + patience
     while True:
         try:
-            return urllib.request.urlopen(address, timeout=60).read().decode()
+            return urllib.request.urlopen(address, timeout=280).read().decode()
         except urllib.error.URLError:
             if time.monotonic() > end:
                 raise
@@ -101,12 +101,12 @@ def test_jupyterlab_serves_the_copy_here_only_and_only_with_its_token(tmp_path, 
         assert config["news"] == {"disabled": True}
         root, token = address.split("/lab/tree")[0], address.split("token=")[1]
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"{root}/api/contents", timeout=60)
-        files = json.load(urllib.request.urlopen(f"{root}/api/contents?token={token}", timeout=60))
+            urllib.request.urlopen(f"{root}/api/contents", timeout=280)
+        files = json.load(urllib.request.urlopen(f"{root}/api/contents?token={token}", timeout=280))
         assert {"00_quickstart.ipynb", "01_more.ipynb"} <= {entry["name"] for entry in files["content"]}
         setting = f"{root}/lab/api/settings/@jupyterlab/apputils-extension:notification?token={token}"
-        default = json.load(urllib.request.urlopen(setting, timeout=60))["schema"]["properties"]
+        default = json.load(urllib.request.urlopen(setting, timeout=280))["schema"]["properties"]
         assert (default["fetchNews"]["default"], default["checkForUpdates"]["default"]) == ("false", False)
     finally:
         lab.send_signal(signal.SIGTERM)
-        lab.communicate(timeout=60)
+        lab.communicate(timeout=280)

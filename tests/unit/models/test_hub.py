@@ -36,7 +36,7 @@ def ask(what, home: Path, **settings) -> list[dict]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING_FACE"))}
     environment |= {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", **settings}
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, json.dumps(what)], env=environment, capture_output=True, text=True, timeout=250, check=False
+        [sys.executable, "-c", CLIENT, json.dumps(what)], env=environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line.removeprefix("SAID ")) for line in done.stdout.splitlines() if line.startswith("SAID ")]
@@ -72,7 +72,7 @@ def answers(tmp_path_factory, tiny_llama_folder):
         silent = log.read_text().splitlines() == requests
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=120)
     gone = ask([("org/tiny", None), ("org/unknown", None)], place / "cache", HF_ENDPOINT=endpoint)
     return {"online": online, "requests": requests, "offline": offline, "silent": silent, "gone": gone, "endpoint": endpoint}
 

@@ -74,7 +74,7 @@ def count(steps: int = 30, fail_at: int | None = None, hold_at: int | None = Non
     """Counts; waits at `hold_at` until `gate` is set, so that a test decides how far it is."""
     for i in range(1, steps + 1):
         if i == hold_at:
-            gate.wait(20)
+            gate.wait(120)
         if i == fail_at:
             raise ValueError("the toy broke")
         yield Progress("count", i, steps, "steps", metrics={"loss": 1 / i, **({"held_out": 2 / i} if i % 5 == 0 else {})})

@@ -28,7 +28,7 @@ needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 def run(expression: str, *parts: str, given=None):
     """The value of a JavaScript expression inside the kit; `given` is the variable `given` there."""
     body = f"{script(*parts)}\nconst given = {json.dumps(given)};\nconsole.log(JSON.stringify({expression}));"
-    done = subprocess.run([NODE, "--input-type=module"], input=body, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([NODE, "--input-type=module"], input=body, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -101,19 +101,20 @@ def test_quantize_measure_and_land(bench, tiny_llama):
     assert "QuantizeLab('tiny-llama')" in repr(bench)
 
 
-def test_cancel_leaves_the_base_and_makes_nothing(bench, tiny_llama):
+def test_cancel_leaves_the_base_and_makes_nothing(bench, tiny_llama, held):
     before = weights(tiny_llama)
     run = bench.start()
     with pytest.raises(BadInput, match="a run is going on"):
         bench.start()
     bench.cancel()
+    held.set()
     with pytest.raises(Cancelled):
-        bench.wait(60)
+        bench.wait(120)
     assert run.state == "cancelled"
     assert (bench.result, bench.record, bench.records) == (None, None, ())
     assert same(tiny_llama, before)
     assert bench.wait.__self__.start() is not run
-    assert bench.wait(60).stored_bytes == bench.plan["after"]
+    assert bench.wait(120).stored_bytes == bench.plan["after"]
 
 
 def test_options_are_checked_before_any_work(tiny_llama):
@@ -129,7 +130,7 @@ def test_a_measurement_that_fails_is_told(tiny_llama):
     bench = QuantizeLab(tiny_llama, store=False, on="too short", measuring=FEW)
     bench.start()
     with pytest.raises(BadInput):
-        bench.wait(60)
+        bench.wait(120)
     assert bench.state["name"] == "failed"
     assert bench.problem["what"]
     assert bench.result is not None  # what was made is not thrown away
@@ -177,9 +178,9 @@ def test_the_weight_of_the_text_begins_as_the_library_has_it_and_follows_the_obj
     assert set(DistillLab(tiny_classifier, store=False).config["hard"].values()) == {0.0, 1.0}
     assert DistillLab(tiny_llama, store=False, training={"source": "student"}).config["hard"]["forward-kl"] == 0.0
     run = bench.start(steps=6, layers=1)
-    bench.wait(60)
+    bench.wait(120)
     plain = ek.start(ek.distill, tiny_llama, ek.prune(tiny_llama, 1), TEXT, steps=6, window=32, batch=2)
-    plain.wait(60)
+    plain.wait(120)
     assert run.curve("loss") == plain.curve("loss")
     # a knob that is turned back is told as the number that it stands for
     assert bench._spelt({"objective": "forward-kl", "hard": None}) == {"objective": "forward-kl", "hard": 0.2}
@@ -208,7 +209,7 @@ def test_reference_lines_and_samples_come_while_it_trains(tiny_llama):
     assert bench.lines == {"untrained": 3.0}
     assert bench.samples == {}
     run = bench.start(steps=10, layers=1)
-    student = bench.wait(60)
+    student = bench.wait(120)
     assert bench.lines["teacher"] == 0.0
     told = next(event["details"]["references"] for event in run.events if "references" in event["details"])
     assert bench.lines == {**told, "untrained": 3.0}
@@ -314,40 +315,40 @@ def test_branch_undo_and_show_from_the_card(tiny_llama):
     asyncio.run(main())
 
 
-def test_a_branch_of_a_finished_run_is_measured_too_and_both_stay(tiny_llama):
+def test_a_branch_of_a_finished_run_is_measured_too_and_both_stay(tiny_llama, held):
     bench = DistillLab(tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training={"window": 32, "batch": 2}, prompts=())
     first = bench.start(steps=12, layers=1)
     first.pause()
-    while first.state == "running":
-        pass
+    held.set()
+    assert asyncio.run(first.paused())
     bench.resume()
-    one = bench.wait(60)
+    one = bench.wait(120)
     record = bench.record
     second = bench.branch(steps=first.checkpoints()[0]["step"] + 3, learning_rate=1e-3)
     assert bench.choice["learning_rate"] == 1e-3
-    two = bench.wait(60)
+    two = bench.wait(120)
     assert two is not one
     assert bench.record.id != record.id
     assert bench.verdict
     assert two.recipe.steps[-1].steps == first.checkpoints()[0]["step"] + 3
     assert bench.show(first.id) is first
-    assert bench.wait(60) is one
+    assert bench.wait(120) is one
     assert bench.record is record  # shown again, not measured again
     assert [node["state"] for node in bench.tree] == ["done", "done"]
     assert second.id == bench.tree[1]["id"]
 
 
-def test_objective_and_weight_are_chosen_and_the_weight_can_be_turned(tiny_llama):
+def test_objective_and_weight_are_chosen_and_the_weight_can_be_turned(tiny_llama, held):
     options = {"window": 32, "batch": 2, "objective": "reverse-kl", "hard": 0.5}
     bench = DistillLab(tiny_llama, text=TEXT, store=False, on=TEXT, measuring=FEW, training=options, prompts=())
     assert (bench.choice["objective"], bench.choice["hard"]) == ("reverse-kl", 0.5)
     run = bench.start(steps=12, layers=1)
     run.pause()
-    while run.state == "running":
-        pass
+    held.set()
+    assert asyncio.run(run.paused())
     bench.choice = {**bench.choice, "hard": 2.0}
     bench.resume()
-    student = bench.wait(60)
+    student = bench.wait(120)
     assert student.recipe.steps[-1].objective == "reverse-kl"
     assert [event["change"] for event in run.events if "change" in event] == [{"hard": 2.0}]
     bench.choice = {**bench.choice, "objective": "kl"}

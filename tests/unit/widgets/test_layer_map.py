@@ -148,7 +148,7 @@ def test_verify_quantizes_with_these_bits_and_puts_the_measurement_beside_the_pr
         stored = small.module.get_submodule(found.modules[int(i)].module).packed.dequantized(slice(0, len(exact)))
         assert error == pytest.approx(relative_error(stored, exact), rel=1e-4)
     card.verify()
-    card.wait(60)
+    card.wait(120)
     assert len(card.verified) == 1  # the same bits again replace their row
 
 

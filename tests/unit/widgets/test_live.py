@@ -59,7 +59,7 @@ def points(history, name):
     return list(array("d", curve["x"])), list(array("d", curve["y"]))
 
 
-async def until(test, seconds=20.0):
+async def until(test, seconds=120.0):
     end = time.monotonic() + seconds
     while not test():
         assert time.monotonic() < end, "it never happened"
@@ -70,7 +70,7 @@ def click(card, what, **values):
     """A message of the browser, in a thread that is not the main one, as with a subshell."""
     thread = threading.Thread(target=card._heard, args=(card, {"do": what, **values}, []))
     thread.start()
-    thread.join(20)
+    thread.join(120)
     assert not thread.is_alive()
 
 
@@ -97,7 +97,7 @@ def test_a_run_is_followed_to_its_end_in_few_messages():
 
 def test_buttons_work_from_any_thread_and_the_end_is_kept():
     async def main():
-        run = ek.start(count, 40, hold_at=20)
+        run = ek.start(count, 10**6, hold_at=20)
         card = RunMonitor(run)
         browser = Browser(card)
         await until(lambda: card.state.get("done") == 19)
@@ -107,12 +107,12 @@ def test_buttons_work_from_any_thread_and_the_end_is_kept():
         await until(lambda: card.state["name"] == "paused")
         at = card.state["done"]
         await asyncio.sleep(3 * PERIOD)
-        assert card.state["done"] == at < 40
+        assert card.state["done"] == at
         click(card, "resume")
         click(card, "pause")
-        await until(lambda: card.state["name"] in ("paused", "done"))
+        await until(lambda: card.state["name"] == "paused")
         click(card, "cancel")
-        await until(lambda: card.state["name"] in ("cancelled", "done"))
+        await until(lambda: card.state["name"] == "cancelled")
         return card, browser
 
     card, browser = asyncio.run(main())
@@ -201,7 +201,7 @@ def test_a_browser_that_comes_late_gets_everything():
 
 def test_without_a_loop_waiting_does_the_looking():
     card = RunMonitor(ek.start(count, 50))
-    assert card.wait(20) == 50
+    assert card.wait(120) == 50
     assert card.state["name"] == "done"
     assert len(points(card.history, "count/loss")[0]) == 50
 
@@ -211,7 +211,7 @@ def test_waiting_has_an_end():
     with pytest.raises(TimeoutError, match=r"still goes on after 0.1 s"):
         card.wait(0.1)
     gate.set()
-    assert card.wait(20) == 5
+    assert card.wait(120) == 5
 
 
 def test_a_closed_card_lets_the_pump_go_and_the_run_goes_on():
@@ -279,6 +279,6 @@ def test_curves_tell_only_what_is_new():
 
 def test_only_a_run_that_goes_on_can_be_changed():
     card = RunMonitor(ek.start(count, 2))
-    card.wait(20)
+    card.wait(120)
     with pytest.raises(BadInput, match=r"the run is done\. Only a run that is going on"):
         card.change(speed=2.0)

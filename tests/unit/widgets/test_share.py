@@ -63,7 +63,7 @@ def test_answers_by_column_are_the_answers():
     grid = Grid({"n": [1, 2, 3]}, answers)
     source = (Path(parts.__file__).parent / "page.js").read_text().partition("// one answer")[2].partition("// --- a model")[0]
     code = f"// {source}\nconsole.log(JSON.stringify([0, 1, 2].map((at) => answerAt({json.dumps(grid.columns())}, at))))"
-    done = subprocess.run([NODE, "--input-type=module"], input=code, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([NODE, "--input-type=module"], input=code, capture_output=True, text=True, timeout=280)
     assert json.loads(done.stdout) == answers, done.stderr
 
 
@@ -278,7 +278,7 @@ def test_share_imports_no_widget_until_it_is_called():
     code = (
         "import sys, effkit.lab.share; print([m for m in sys.modules if m.startswith(('effkit_widgets', 'torch', 'nbconvert', 'jinja2'))])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -25,7 +25,7 @@ def small(tiny_llama):
 def test_the_page_is_told_what_was_compared(tiny_llama, small):
     lens = TokenLens(tiny_llama, small, TEXT, top=3)
     assert lens.run is not None  # it began by itself, and the cell did not wait
-    found = lens.wait(60)
+    found = lens.wait(120)
     assert found is lens.comparison
     assert found == ek.compare_tokens(small, tiny_llama, TEXT, top=3)
     assert "".join(row[0] for row in lens.tokens) == TEXT  # as text: the page makes text nodes of it
