@@ -336,6 +336,7 @@ def live(notebook: Notebook, card, answers: int = 25) -> dict[str, Any]:
 
 def looks(notebook: Notebook, card, name: str) -> None:
     """Pictures in light, dark, narrow and wide; dark in the dark, and never wider than its column."""
+    notebook.theme("JupyterLab Light")  # the server remembers what another test left
     pictures = [notebook.screenshot(f"{name}-light", card)]
     notebook.theme("JupyterLab Dark")
     pictures.append(notebook.screenshot(f"{name}-dark", card))
@@ -371,13 +372,18 @@ def write_notebook(path: Path, cells: list[str], kernel: str = "python3") -> Non
     nbformat.write(notebook, path)
 
 
-def live_cells(widget: str) -> list[str]:
-    """A small notebook with one live widget: on the shared 15M model where it lies beside the checkout, else on the default model."""
+def base_cell() -> str:
+    """Imports, and a base: the shared 15M model where it lies beside the checkout, else the default model."""
     shared = ROOT.parent / "shared" / "models" / "stories15m"
     model = str(shared) if shared.exists() else "smollm2-135m"
+    return f"import effkit as ek\nimport effkit_widgets as widgets\nbase = ek.load({model!r}, device='cpu')"
+
+
+def live_cells(widget: str) -> list[str]:
+    """A small notebook with one live widget."""
     options = ", training={'batch': 1, 'window': 64}" if widget == "DistillLab" else ""
     return [
-        f"import effkit as ek\nimport effkit_widgets as widgets\nbase = ek.load({model!r}, device='cpu')",
+        base_cell(),
         f"lab = widgets.{widget}(base{options})\nlab",
     ]
 

@@ -1,4 +1,4 @@
-// What a reader of the page would stumble over: text too small, words broken, things cut off, targets too small to hit.
+// What a reader of the page would stumble over: text too small, words broken, things cut off, ticks that overlap, targets too small to hit.
 // Returns a list of complaints; text for screen readers alone, scrolling boxes and code are left out.
 () => {
   const said = [], hushed = ".ek-hush, .skip, script, style, select";
@@ -27,6 +27,10 @@
         last = top;
       }
     }
+  }
+  for (const chart of document.body.querySelectorAll(".ek-chart svg")) {
+    const ticks = [...chart.querySelectorAll(".ek-tick")].map((e) => [e.textContent, e.getBoundingClientRect()]);
+    ticks.forEach(([text, a], i) => ticks.slice(i + 1).forEach(([other, b]) => { if (a.left < b.right && b.left < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom) said.push(`${name(chart)}: the ticks ${text} and ${other} lie on each other`); }));
   }
   for (const e of document.body.querySelectorAll("*")) {
     if (e.namespaceURI.includes("svg") || e.closest(hushed) || !e.checkVisibility()) continue;

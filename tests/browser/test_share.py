@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -343,6 +344,13 @@ def test_notebooks_become_pages_with_their_cards(chrome, tmp_path, name):
     assert opened.page.locator(".ek-card").count() >= len(done.cards) > 0
     assert opened.page.locator(".ek-card[data-state='failed']").count() == 0
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for width in (390, 700, 1280):
+        opened.page.set_viewport_size({"width": width, "height": 900})
+        opened.page.wait_for_timeout(400)
+        assert (width, opened.page.evaluate(READING)) == (width, [])
+    for verdict in opened.page.locator(".ek-card[data-widget='TimeBreakdown'] .ek-verdict").all_inner_texts():
+        shares = [float(share) for share in re.findall(r"([\d.]+)%", verdict)]
+        assert shares == sorted(shares, reverse=True), "a saved notebook keeps no order"
     opened.page.locator("[data-page='code']").click()
     assert opened.page.locator(".notebook .input:visible").count() == 0
     opened.screenshot(f"shared-{name}")

@@ -62,10 +62,12 @@ function layerColumns(host, signal, models, present) {
         s("rect", { x, y: Y(at + value), width: wide, height: Math.max(0.5, Y(at) - Y(at + value) - 0.6), class: `ek-mark-${c}`, style: "fill:var(--ek-mark)" }, column);
         at += value;
       }
-      if (row.was) s("rect", { x, y: Y(sum(row.was)), width: wide, height: Y(0) - Y(sum(row.was)), fill: "none", stroke: "currentColor", "stroke-width": 1, opacity: 0.55, "stroke-dasharray": "3 2" }, column);
+      if (row.was && wide >= 14) s("rect", { x, y: Y(sum(row.was)), width: wide, height: Y(0) - Y(sum(row.was)), fill: "none", stroke: "currentColor", "stroke-width": 1, opacity: 0.55, "stroke-dasharray": "3 2" }, column);
       s("rect", { x: X(row.layer - 0.5), y: top, width: X(1) - X(0), height: height - top - bottom, fill: "transparent" }, column)
         .addEventListener("pointerenter", () => show(i, false));
     });
+    // frames of narrow columns would run into each other: then one line over all
+    if (wide < 14 && rows.every((row) => row.was)) s("path", { d: rows.map((row, i) => `${i ? "V" : `M${X(row.layer - 0.5)},`}${Y(sum(row.was))}H${X(row.layer + 0.5)}`).join(""), class: "ek-was", fill: "none", stroke: "currentColor", "stroke-width": 1.2, opacity: 0.7, "stroke-dasharray": "4 3" }, g);
     it.box.dataset.points = rows.length; svg.dataset.points = rows.length;
   }
   function show(i, speak) {

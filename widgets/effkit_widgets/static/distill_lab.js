@@ -92,7 +92,9 @@ export default {
     fields.append(...inputs.map((i) => i.node));
     const drawChoice = (lock) => {
       for (const { name, input, node } of inputs) {
-        if (document.activeElement !== input) input.value = shown(name);
+        const value = shown(name);
+        node.hidden = value === undefined; // a notebook that an older version saved
+        if (!node.hidden && document.activeElement !== input) input.value = value;
         if (name === "hard") setText(node.firstChild, say(byDefault() ? "hardDefault" : "hard"));
         input.disabled = lock === "all" || (lock === "going" && ["layers", "steps", "objective"].includes(name)) || (name === "hard" && model.get("choice").objective === "hard-labels");
       }

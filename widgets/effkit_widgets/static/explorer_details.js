@@ -7,7 +7,7 @@ Object.assign(STRINGS, {
   bitsTitle: { en: "Bits by module" }, bitsLabel: { en: "Bits of every module by layer. Arrow keys move." }, bitsCell: { en: "{name}: {bits}" }, bitsOf: { en: "{n} bits" }, keptAsIs: { en: "as it was" }, bitsMany: { en: "{n} modules" },
   bytesOf: { en: "Where the bytes go" }, samplesTitle: { en: "Sample outputs" }, prompted: { en: "prompt" }, answered: { en: "output" },
   whyFailed: { en: "Failed: {why}" }, whyStopped: { en: "Stopped early: {why}" }, slowerLine: { en: "It {words}." }, tiesLine: { en: "Not distinguishable in this from {names}." }, simulatedLine: { en: "Measured on a simulated device." },
-  compareTitle: { en: "{a} and {b} side by side" }, figure: { en: "figure" }, difference: { en: "difference" }, notApart: { en: "not distinguishable" }, equal: { en: "equal" }, overlap: { en: "intervals overlap" }, betterBy: { en: "{name} better, {v}" }, factor: { en: "{v} times" }, otherBits: { en: "modules with other bits" }, ofMany: { en: "{n} of {m}" },
+  compareTitle: { en: "{a} and {b} side by side" }, figure: { en: "figure" }, difference: { en: "difference" }, notApart: { en: "not distinguishable" }, equal: { en: "equal" }, overlap: { en: "intervals overlap" }, betterBy: { en: "{name} better, {v}" }, factor: { en: "{v} times" }, otherBits: { en: "modules with other bits" }, take: { en: "Take {letter}: {name}" }, ofMany: { en: "{n} of {m}" },
   embeddings: { en: "embeddings" }, head: { en: "head" }, attention: { en: "attention" }, mlp: { en: "MLP" }, norms: { en: "norms" }, scales: { en: "scales and zero points" }, other: { en: "other" },
 });
 const LEDGER_KINDS = ["embeddings", "head", "attention", "mlp", "norms", "scales", "other"];
@@ -45,8 +45,8 @@ function bitsFor(model, detail) {
   const { layouts, maps } = model.get("maps") ?? {}, map = maps?.[detail?.map];
   return map ? { modules: layouts[map[0]], bits: map[1] } : null;
 }
-// standing(id): where it lies, in words
-function detailsPanel(ui, { standing }) {
+// standing(id): where it lies, in words; ontake(id): of two side by side this one is wanted
+function detailsPanel(ui, { standing, ontake }) {
   const { model, signal } = ui, node = h("div", { class: "ek-panel ek-details", "aria-live": "polite" }), told = h("span", { class: "ek-quiet", role: "status" });
   const detailOf = (p) => model.get("details")[p.id] ?? {}, open = { bits: true, bytes: false, samples: false };
   const fold = (name, title, body) => { const it = h("details", { class: "ek-fold", ontoggle: () => { open[name] = it.open; } }, h("summary", {}, title), body); it.open = open[name]; return it; };
@@ -106,8 +106,9 @@ function detailsPanel(ui, { standing }) {
     for (const k of keys) rows.push([fieldName(k), valueText(k, a.fields?.[k] ?? null), valueText(k, b.fields?.[k] ?? null), ""]);
     const [m, n] = [bitsFor(model, detailOf(a)), bitsFor(model, detailOf(b))];
     if (m && n && m.modules === n.modules) rows.push([say("otherBits"), "", "", say("ofMany", { n: m.bits.filter((v, i) => v !== n.bits[i]).length, m: m.bits.length })]);
-    return [h("h4", {}, say("compareTitle", { a: a.name, b: b.name })), h("div", { class: "ek-scroll ek-compare", tabindex: "0", role: "region", "aria-label": say("compareTitle", { a: a.name, b: b.name }) }, h("table", { class: "ek-table" }, h("thead", {}, h("tr", {}, [say("figure"), `A: ${a.name}`, `B: ${b.name}`, say("difference")].map((text) => h("th", { scope: "col", class: "ek-text" }, text)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((v, i) => h(i ? "td" : "th", { class: "ek-text", scope: i ? null : "row" }, v)))))))];
+    return [h("h4", {}, say("compareTitle", { a: a.name, b: b.name })), h("div", { class: "ek-scroll ek-compare", tabindex: "0", role: "region", "aria-label": say("compareTitle", { a: a.name, b: b.name }) }, h("table", { class: "ek-table", role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, [say("figure"), `A: ${a.name}`, `B: ${b.name}`, say("difference")].map((text) => h("th", { scope: "col", role: "columnheader", class: "ek-text" }, text)))),
+      h("tbody", { role: "rowgroup" }, rows.map((row) => h("tr", { role: "row" }, row.map((v, i) => h(i ? "td" : "th", { class: "ek-text", role: i ? "cell" : "rowheader", scope: i ? null : "row" }, v))))))), // told apart by role: on a narrow screen the rows are grids
+      h("div", { class: "ek-row ek-take" }, [["A", a], ["B", b]].map(([letter, p]) => button(`take-${letter.toLowerCase()}`, say("take", { letter, name: p.name }), () => { ontake(p.id); focus(); })))];
   }
   let key = "";
   function draw() {
@@ -117,5 +118,7 @@ function detailsPanel(ui, { standing }) {
     key = now;
     node.replaceChildren(...(a && b && a !== b ? two(a, b) : a ? one(a) : [h("h4", {}, say("detailsTitle")), h("p", { class: "ek-quiet" }, say(model.get("chosen") ? "detailsGone" : "detailsNone"))]));
   }
-  return { node, draw };
+  // the heading takes the focus, for what stood there before is gone
+  function focus() { const title = node.querySelector("h4"); title.tabIndex = -1; title.focus({ preventScroll: true }); title.scrollIntoView({ block: "nearest" }); }
+  return { node, draw, focus, show: () => node.querySelector("h4").scrollIntoView({ block: "nearest" }) };
 }

@@ -4,7 +4,7 @@ Object.assign(STRINGS, {
   explorerHint: { en: "Choose the axes, drag the two lines to set a budget, draw a rectangle to select, click a point to see what it is and how to make it. Tab, arrow keys, Space and Enter do the same." },
   colourBy: { en: "Colour by" }, shapeBy: { en: "Shape by" }, sizeBy: { en: "Size by" }, asColour: { en: "as colour" }, noSize: { en: "none" },
   best: { en: "Best in budget" }, bestGloss: { en: "Most quality within both budget lines; of those that the data cannot tell apart, the cheapest" }, bestNone: { en: "Nothing measured lies within both budget lines." },
-  compareWith: { en: "Compare with another" }, comparePick: { en: "Choose the second point: click it, or move to it with the arrow keys and press Enter." }, compareEnd: { en: "End comparison" },
+  compareWith: { en: "Compare with another" }, comparePick: { en: "Choose the second point: click it, or move to it with the arrow keys and press Enter." }, compareEnd: { en: "End comparison" }, compareStop: { en: "Do not compare" }, toDetails: { en: "Details of {name}" }, toPair: { en: "{a} and {b} side by side" },
   insideBrush: { en: "{n} inside" }, insideNothing: { en: "Nothing inside." }, rangeOf: { en: "{label} {low} to {high}" }, countOf: { en: "{value} {n}" }, selectedAre: { en: "{n} selected: {what}." },
   failedOnes: { en: "{n} failed or were stopped early" }, dashboard: { en: "The dashboard of the cluster" }, status: { en: "where it lies" }, reason: { en: "reason" }, state_failed: { en: "failed" }, state_stopped: { en: "stopped early" }, task_explore: { en: "searching" },
 });
@@ -25,17 +25,20 @@ export default {
       ui.root.dataset.points = model.get("points").length;
       if (!dragging) { panel.draw(); summary(selectedPoints(), false); }
     };
-    const panel = detailsPanel(ui, { standing: (id, long) => view.standing(id, long) });
+    const panel = detailsPanel(ui, { standing: (id, long) => view.standing(id, long), ontake: (id) => { put({ chosen: id, against: "" }); refresh(); } });
+    const down = h("button", { type: "button", class: "ek-link ek-down", "data-action": "details", hidden: true, onclick: () => panel.focus() });
     const rings = () => { const [a, b] = [model.get("chosen"), model.get("against")]; return { ...(a ? { [a]: b ? "A" : "" } : {}), ...(b && b !== a ? { [b]: "B" } : {}) }; };
     const view = frontierView(plot, model, signal, { ui, onstate: words, onpick: pick, onbrush: (points) => (points ? summary(points, true) : summary(selectedPoints(), false)), rings });
-    plot.append(inside, line, note, ui.controls, failedBox);
+    plot.append(inside, line, note, down, ui.controls, failedBox);
     beside.append(panel.node);
     const selectedPoints = () => { const ids = new Set(model.get("selected")); return ids.size ? model.get("points").filter((p) => ids.has(p.id)) : []; };
 
     function pick(id) {
-      if (pairing && model.get("chosen") && id !== model.get("chosen")) { pairing = false; put({ against: id }); }
+      const second = pairing && model.get("chosen") && id !== model.get("chosen");
+      if (second) { pairing = false; put({ against: id }); }
       else put({ chosen: id, against: pairing ? model.get("against") : "" });
       refresh();
+      if (second) panel.show();
     }
     // what lies inside the rectangle: ranges on both axes, and how often each value of the colour occurs
     function summary(points, brushing) {
@@ -78,16 +81,22 @@ export default {
       tell(found ? "" : say("bestNone"));
       if (found) pick(found.id);
     }), { title: say("bestGloss") });
-    const compare = button("compare", say("compareWith"), () => {
+    const compare = button("compare", say("compareWith"), (e) => {
       if (model.get("against")) { put({ against: "" }); pairing = false; } else pairing = !pairing;
       refresh();
+      if (!pairing) return;
+      view.box.scrollIntoView({ block: "nearest" });
+      if (!e.detail) view.focusOn(model.get("chosen")); // pressed with a key: the keys go on among the points
     });
+    view.box.addEventListener("keydown", (e) => { if (e.key === "Escape" && pairing) { e.stopPropagation(); pairing = false; refresh(); } }, true);
     function tell(text) { note.hidden = !text; setText(note, text); }
     function refresh() {
       const both = Boolean(model.get("against"));
       compare.disabled = !model.get("chosen");
-      setText(compare, say(both ? "compareEnd" : "compareWith"));
-      compare.setAttribute("aria-pressed", String(pairing || both));
+      setText(compare, say(both ? "compareEnd" : pairing ? "compareStop" : "compareWith"));
+      const [a, b] = ["chosen", "against"].map((name) => model.get("points").find((p) => p.id === model.get(name)));
+      down.hidden = !a;
+      if (a) setText(down, `${b ? say("toPair", { a: a.name, b: b.name }) : say("toDetails", { name: a.name })} \u2193`);
       tell(pairing ? say("comparePick") : "");
       view.soon();
       panel.draw();

@@ -110,13 +110,13 @@ function frontierView(host, model, signal, { ui, onstate, onpick, onbrush, rings
       if (current) option(current, inside, selected, list, true);
     } else for (const d of across) option(d, inside, selected, list, false);
     const names = s("g", { "aria-hidden": "true", "pointer-events": "none" }, svg);
-    for (const { of: d, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((d) => ({ of: d, text: d.p.name, x: px[d.i], y: py[d.i] })), { left: 52, right: width - 8, top: 18, bottom: height - 44 }) : [])
+    // A to the left of its point and B to the right, so that neither hides the other
+    const ringedNow = Object.entries(rings?.() ?? {}).map(([id, letter]) => [placed.find((q) => q.id === id), letter]).filter(([d]) => d), letterAt = (d, letter) => px[d.i] + (looks[d.i].r + 7) * (letter === "A" ? -1 : 1);
+    for (const { of: d, x, y, anchor } of placed.length <= 12 ? placeLabels(placed.map((d) => ({ of: d, text: d.p.name, x: px[d.i], y: py[d.i] })), { left: 52, right: width - 8, top: 18, bottom: height - 44 }, ringedNow.filter(([, letter]) => letter).map(([d, letter]) => [letterAt(d, letter) - (letter === "A" ? 10 : 0), py[d.i] - looks[d.i].r - 14, 10, 14])) : [])
       s("text", { x, y, "text-anchor": anchor, class: `ek-halo${inside[d.i] ? "" : " ek-note"}` }, names, d.p.name);
-    for (const [id, letter] of Object.entries(rings?.() ?? {})) {
-      const d = placed.find((q) => q.id === id);
-      if (!d) continue;
+    for (const [d, letter] of ringedNow) {
       s("circle", { cx: px[d.i], cy: py[d.i], r: looks[d.i].r + 5, class: "ek-ring ek-chosen", "data-ring": letter }, names);
-      if (letter) s("text", { x: px[d.i] + looks[d.i].r + 7, y: py[d.i] - looks[d.i].r - 3, class: "ek-halo ek-letter" }, names, letter);
+      if (letter) s("text", { x: letterAt(d, letter), y: py[d.i] - looks[d.i].r - 3, "text-anchor": letter === "A" ? "end" : "start", class: "ek-halo ek-letter" }, names, letter);
     }
     if (placed.length) { line("x", b.x); line("y", b.y); }
     if (brush) svg.append(brush);

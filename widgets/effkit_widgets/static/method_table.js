@@ -20,10 +20,12 @@ export default {
     const time = (row) => (row.seconds === null || row.seconds === undefined ? say("noTime") : say("madeIn", { t: duration(row.seconds) }));
     const note = (row) => say("rowNote", { bytes: bytesText(row.bytes), share: percent(row.bytes / config.base_bytes), bits: three(row.bits), t: time(row) });
     function draw() {
-      const { svg, width } = it, list = rows(), narrow = width < 620, pitch = narrow ? 66 : 54, top = 8, bottom = 40, height = top + list.length * pitch + bottom;
+      const { svg, width } = it, list = rows(), figure = (row) => (row.kl[0] === null ? say("noKl") : intervalText(row.kl));
+      const names = Math.min(420, Math.max(...list.flatMap((row) => [textWidth(name(row)) * 1.1, textWidth(note(row))])) + 16), figures = Math.max(...list.map((row) => textWidth(figure(row)))) + 22;
+      const narrow = width - names - figures < 200; // words and figures above the marks, where beside them the marks would have no room
+      const left = narrow ? 10 : names, right = narrow ? 16 : figures, pitch = narrow ? 66 : 54, top = 8, bottom = 40, height = top + list.length * pitch + bottom;
       fill(svg, { viewBox: `0 0 ${width} ${height}`, height });
       svg.replaceChildren();
-      const left = narrow ? 10 : Math.min(420, Math.max(...list.flatMap((row) => [textWidth(name(row)) * 1.1, textWidth(note(row))])) + 16), figure = (row) => (row.kl[0] === null ? say("noKl") : intervalText(row.kl)), right = narrow ? 16 : Math.max(...list.map((row) => figure(row).length)) * 7 + 22;
       const values = list.flatMap((row) => row.kl).filter((v) => v > 0), floor = config.floor, log = Math.max(...values) > 5 * Math.min(...values);
       const near = floor && values.length && floor > Math.min(...values) / 30 ? [floor] : [], X = scale(extent([...values, ...near], { log, floor: 0 }), [left, width - right], log);
       const foot = height - bottom, mid = (i) => top + i * pitch + (narrow ? 48 : pitch / 2 - 5);
@@ -35,8 +37,8 @@ export default {
       places = list.map((row, i) => {
         const y = mid(i), head = narrow ? y - 32 : y - 3, group = s("g", { class: `ek-mark-${row.kind}${row.simulated ? " ek-dashed" : ""}`, "data-method": row.name, "data-next": row.next }, g);
         if (i) s("line", { x1: 0, x2: width, y1: top + i * pitch - 2, y2: top + i * pitch - 2, class: "ek-gridline" }, group);
-        s("text", { x: 0, y: head, style: "font-weight:600" }, group, fitText(name(row), narrow ? width : left));
-        s("text", { x: 0, y: head + 15, class: "ek-note" }, group, fitText(note(row), narrow ? width : left + 10));
+        s("text", { x: 0, y: head, class: "ek-halo", style: "font-weight:600" }, group, fitText(name(row), narrow ? width : left));
+        s("text", { x: 0, y: head + 15, class: "ek-halo ek-note" }, group, fitText(note(row), narrow ? width : left + 10));
         const [value, low, high] = row.kl, x = value > 0 ? X(value) : null;
         if (x !== null) {
           whiskers(group, x, y, low > 0 || (!log && low !== null) ? [X(low), X(high)] : null, null);

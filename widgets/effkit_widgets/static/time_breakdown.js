@@ -58,7 +58,7 @@ export default {
       const found = passes[at];
       tree = [];
       zoom = grow(sum ? { ...found.root, parts: summedParts(found.root.parts) } : found.root, null, 0);
-      const whole = found.root.total || 1, kinds = Object.entries(found.by_category).filter(([, ms]) => ms > 0);
+      const whole = found.root.total || 1, kinds = Object.entries(found.by_category).filter(([, ms]) => ms > 0).sort((a, b) => b[1] - a[1]); // a saved notebook has its own order
       const [first, ...rest] = kinds, name = (kind) => catText(kind);
       const said = say("timesVerdict", { first: name(first[0]), share: shareText(first[1] / whole), phase: say(`phase_${found.phase}`) }) + rest.slice(0, 2).map(([kind, ms]) => say("timesThen", { name: name(kind), share: shareText(ms / whole) })).join("") + say("timesEnd", { ms: msText(found.root.total) });
       verdict.replaceChildren(h("strong", {}, said.charAt(0).toUpperCase() + said.slice(1)), found.simulated ? ` ${say("simulatedTimes")}` : "");
