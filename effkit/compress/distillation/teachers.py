@@ -22,6 +22,10 @@ from ..states import States
 from .kept import SLOWNESS, Kept, bundled_at, name_of, reaches, summary
 from .material import Batch
 
+# A second pass costs its calls: for a BERT of 4 layers of 128 about an eighth of a batch of 32 texts.
+SPARED = 0.2  # share of a batch's tokens
+WORTH = 1e8  # tokens x parameters
+
 
 @dataclass(frozen=True)
 class Said:
@@ -156,7 +160,32 @@ class Teachers:
 
 
 def _run(model: Model, inputs: Mapping[str, Tensor]) -> Tensor:
-    return model.logits(inputs["input_ids"], inputs.get("attention_mask"))
+    """The model's logits. On a CPU short texts are read apart from long ones where that spares enough padding."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    parts = [] if mask is None or ids.device.type != "cpu" else apart(mask, model.checkpoint.parameters)
+    if not parts:
+        return model.logits(ids, mask)
+    assert mask is not None
+    said = torch.cat([model.logits(ids[rows, :longest], mask[rows, :longest]) for rows, longest in parts])
+    return said[torch.cat([rows for rows, _ in parts]).argsort()]
+
+
+def apart(mask: Tensor, parameters: int) -> list[tuple[Tensor, int]]:
+    """Short and long texts of a batch as (rows, longest), cut where the fewest tokens are left; empty where one pass is better.
+
+    mask: [texts, time], 1 for tokens. Padding on the left stays: what a position is called may depend on it.
+    """
+    count, longest = mask.shape
+    if count * longest * parameters < WORTH or not bool(mask[:, 0].all()):
+        return []
+    lengths, order = mask.sum(1).sort()
+    first = torch.arange(1, count + 1)
+    tokens = first * lengths + (count - first) * longest
+    cut = int(tokens.argmin()) + 1
+    spared = count * longest - int(tokens[cut - 1])
+    if spared < SPARED * count * longest or spared * parameters < WORTH:
+        return []
+    return [(order[:cut], int(lengths[cut - 1])), (order[cut:], longest)]
 
 
 def bundled(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:

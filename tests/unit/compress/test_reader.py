@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import effkit as ek
-from effkit.compress.distillation import material
+from effkit.compress.distillation import material, teachers
 from effkit.compress.distillation.material import Batch, Reader, texts_for
+from effkit.compress.distillation.teachers import Teachers, apart
 from effkit.compress.distillation.training import Training
 from effkit.spec.recipe import Distill
 from tests.unit.compress.test_prune_vocabulary import REPORTS, STORY, STRANGE, wordpiece
@@ -97,3 +98,27 @@ def test_what_steps_will_read_is_read_before_the_first_one(tiny_classifier):
     read = [text for training.done in range(2) for text in training.batch().texts]
     assert sorted(reader.kept) == sorted(read)
     assert len(read) == 16 < len(training.material.train)
+
+
+def test_short_texts_are_cut_off_where_the_fewest_tokens_are_left():
+    mask = (torch.arange(20) < torch.tensor([4, 20, 6, 5])[:, None]).long()
+    short, long = apart(mask, 10**9)
+    assert (short[0].tolist(), short[1]) == ([0, 3, 2], 6)
+    assert (long[0].tolist(), long[1]) == ([1], 20)
+    for better_whole in (mask.flip(1), torch.ones(4, 20).long(), mask[1:2], mask[:, :5]):
+        assert apart(better_whole, 10**9) == []
+    assert apart(mask, int(teachers.WORTH / 42) - 1) == []  # 42 tokens are spared
+    assert apart(mask, int(teachers.WORTH / 42) + 1)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_teacher_says_the_same_of_texts_read_apart(side, tiny_classifier, monkeypatch):
+    monkeypatch.setattr(teachers, "WORTH", 0.0)
+    tiny_classifier.tokenizer.padding_side = side
+    batch = Batch(texts=("seal worn", STORY, "oil", "crack near the wing", STORY[:40]))
+    whole = tiny_classifier.logits(*batch.inputs(tiny_classifier, 64).values())
+    read, forward = [], tiny_classifier.module.forward
+    monkeypatch.setattr(tiny_classifier.module, "forward", lambda **given: read.append(given["input_ids"].shape) or forward(**given))
+    said = Teachers((tiny_classifier,), tiny_classifier, 64).say(batch, 1.0).logits
+    assert len(read) == (2 if side == "right" else 1)
+    assert torch.allclose(said, whole, atol=1e-5)
