@@ -165,7 +165,7 @@ def test_distill_measure_and_say_what_was_kept(tiny_llama):
     assert (held_out[0], held_out[-1]) == (0, 12)
     assert bench.record.recipe.kind() == "distilled"
     assert [type(step) for step in bench.student.recipe.steps] == [Prune, Distill]
-    assert "of the teacher's quality at" in bench.verdict
+    assert "predicts this text better than its teacher" in bench.verdict, "a teacher of random weights knows no text"
     assert any("change" in event for event in run.events) or run.events[-1]["done"] == 12
     assert same(tiny_llama, before)
     assert repr(bench) == "DistillLab('tiny-llama')"
