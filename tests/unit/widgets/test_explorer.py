@@ -311,7 +311,7 @@ def test_a_search_is_followed_while_it_goes_on(tiny_llama):
 def on_a_cluster():
     """What a search on a cluster tells of where to look; waits until the test has looked."""
     yield Progress("explore", 1, 2, "trials", details={"dashboard": "http://127.0.0.1:8787/status"})
-    gate.wait(20)
+    gate.wait(280)
     yield Progress("explore", 2, 2, "trials")
 
 
@@ -328,5 +328,5 @@ def test_the_dashboard_is_linked_while_the_search_goes_on_and_on_no_page():
         assert not {"dashboard", "folder"} & shown(explorer).state["state"].keys(), "the author's machine is nobody's business"
     finally:
         gate.set()
-    explorer.wait(30)
+    explorer.wait(280)
     assert "dashboard" not in explorer.state
