@@ -17,7 +17,7 @@ from effkit.hardware.attached.device import devices
 from effkit.measure.fidelity import evaluate
 from effkit.measure.latency import profile
 from effkit.measure.material import material_for
-from effkit.models.loading import load
+from effkit.models.loading import load, locate
 from effkit.models.model import Model
 from effkit.models.texts.datasets import SUFFIXES, read_text
 from effkit.spec.errors import BadInput, Unavailable
@@ -101,8 +101,8 @@ def _base(record: Record, model: Model | str | Path | None, device: str | None) 
     target = find_device(kind)
     dtype = speed.dtype if speed is not None and speed.dtype in target.dtypes else "auto"
     source = checkpoint.source if model is None else model
-    revision = _revision(checkpoint.source, checkpoint.revision) if model is None else None
     try:
+        revision = checkpoint.revision if model is None and locate(source)[0] == "hub" else None  # others' cannot be asked for
         return (yield from load.work(source, device=target, dtype=dtype, revision=revision))
     except (BadInput, Unavailable) as error:
         if model is not None:
@@ -112,11 +112,6 @@ def _base(record: Record, model: Model | str | Path | None, device: str | None) 
             f"Allowed: a base whose hash is {checkpoint.hash[:16]}...",
             "Say where it lies: replay(record, model=...), or effkit replay FILE --model PLACE",
         ) from error
-
-
-def _revision(source: str, revision: str | None) -> str | None:
-    """Only a hub's models have revisions, and a folder may since have come to lie where the name points."""
-    return None if Path(source).expanduser().exists() else revision
 
 
 def _candidates(data: str | Path | Sequence[str | Path], on: Any) -> dict[Path, str]:

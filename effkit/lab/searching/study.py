@@ -96,6 +96,8 @@ class Study:
         from optuna.trial import TrialState
 
         again: dict[int, Point] = {}
+        for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.tell(self._study.ask(), state=TrialState.FAIL)  # the end came between a point and the trial that asks for it
         for frozen in self._study.get_trials(deepcopy=False):
             number = frozen.user_attrs.get("number")
             if number is None or "repeats" in frozen.user_attrs:

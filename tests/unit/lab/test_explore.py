@@ -202,6 +202,30 @@ def test_a_kill_costs_the_trial_that_was_made_and_nothing_else(tiny_llama_folder
     assert {r.id for r in found.records} <= {r.id for r in ek.Store()}
 
 
+def test_an_end_between_a_point_and_its_trial_costs_nothing(tiny_llama, tmp_path, monkeypatch):
+    """A grid enqueues a point and then asks for it; a signal or a kill may come between the two."""
+    import optuna
+
+    ask, asked = optuna.Study.ask, []
+
+    def ends(study, *args, **kwargs):
+        asked.append(study)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return ask(study, *args, **kwargs)
+
+    def explored(folder) -> list:
+        found = ek.explore(tiny_llama, BITS, trials=4, sampler="grid", study=tmp_path / folder, **HOW)
+        return [(t.number, t.draft, t.values) for t in found.trials]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "ask", ends)
+        with pytest.raises(KeyboardInterrupt):
+            explored("ended")
+    assert "fixed_params" in (tmp_path / "ended" / "journal.log").read_text().splitlines()[-1], "a point waits in the journal"
+    assert explored("ended") == explored("whole")
+
+
 def test_a_run_of_it_pauses_is_cancelled_and_goes_on(tiny_llama, tmp_path):
     run = ek.start(ek.explore, tiny_llama, BITS, trials=8, study=tmp_path, **HOW)
     while (run.progress is None or run.progress.done < 2) and not run.done():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import effkit as ek
 from effkit.compress.pipeline import compress
-from effkit.spec.errors import BadInput
+from effkit.spec.errors import BadInput, Unavailable
 from effkit.spec.record import Record
 from effkit.spec.replay import compared
 
@@ -195,6 +195,17 @@ def test_a_base_and_a_classifier(tiny_llama, tiny_classifier):
     record = ek.measure(small, tiny_classifier, texts, window=32, prompt=16, repeats=2, store=False)
     done = ek.replay(record, on=texts)
     assert [done.outcome(name).verdict for name in ("retained", "kl", "agreement", "bytes")] == ["same"] * 4
+
+
+def test_the_built_in_model_is_found_by_its_name():
+    """Its revision says which package it came with, and is none that a hub could be asked for."""
+    try:
+        base = ek.load("smollm2-135m", device="cpu")
+    except Unavailable as missing:
+        pytest.skip(str(missing))
+    record = ek.measure(base, **QUICK)
+    assert record.checkpoint.revision
+    assert set(verdicts(ek.replay(record, speed=False)).values()) == {"same"}
 
 
 def elsewhere(record: Record, **quality) -> Record:
