@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,21 @@ def home(tmp_path_factory, monkeypatch):
     for worker in list(workers._working) if workers else ():
         worker.ask("cancel")
         worker.saved.wait(30)
+
+
+@pytest.fixture
+def children():
+    """children(word) -> the running processes below this one with `word` in their command line; earlier tests may have left others."""
+    import psutil
+
+    def running(word: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has just ended, and a zombie has no command line
+                found += [child] if word in " ".join(child.cmdline()) else []
+        return found
+
+    return running
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch import Tensor
 from effkit.models.model import Model
 from effkit.models.texts import datasets
 from effkit.models.texts.datasets import Text
-from effkit.models.vocabulary import part_of
+from effkit.models.vocabulary import in_part, part_of
 from effkit.spec.errors import BadInput
 
 # Text that two tokenizers are compared on: enough to meet most of their merges.
@@ -36,9 +36,8 @@ class Windows:
         """Logits [positions, vocabulary] of each unit, from one forward pass. base: `model` is the base, which may number the
         tokens otherwise and know others, that are left out here."""
         ids, known = self.ids[list(units)], self.mapping if base else None
-        if known is None:
-            return [window[:-1] for window in model.logits(ids, kv_bits=kv_bits)]
-        return [window[:-1][:, known] for window in model.logits(known.cpu()[ids])]
+        logits = model.logits(ids, kv_bits=kv_bits) if known is None else in_part(model, ids, known)
+        return [window[:-1] for window in logits]
 
     def targets(self, unit: int) -> Tensor | None:
         return self.ids[unit, 1:]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effkit.hardware.attached.memory import guard
 from effkit.models.model import Model
-from effkit.models.vocabulary import part_of
+from effkit.models.vocabulary import in_part, part_of
 from effkit.spec.errors import BadInput
 from effkit.spec.intervals import Noun
 from effkit.spec.progress import Progress, Work, long_work
@@ -81,7 +81,7 @@ def compare_tokens(model: Model, base: Model, text: str, *, top: int = 5) -> Wor
     batch, targets = torch.tensor([ids]), torch.tensor(ids[1:])
     with evaluating(model.module, base.module):
         yield Progress("compare", 0, 2, "models", "the base reads the text")
-        theirs = (base.logits(batch) if mapping is None else base.logits(mapping.cpu()[batch])[..., mapping])[0, :-1]
+        theirs = (base.logits(batch) if mapping is None else in_part(base, batch, mapping))[0, :-1]
         yield Progress("compare", 1, 2, "models", "the compressed model reads the text")
         ours = model.logits(batch)[0, :-1]
         if ours.shape != theirs.shape:

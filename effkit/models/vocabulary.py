@@ -43,6 +43,11 @@ def vocabulary_map(student: Model, teacher: Model) -> Tensor | None:
     return mapping.to(teacher.device.torch)
 
 
+def in_part(base: Model, ids: Tensor, mapping: Tensor) -> Tensor:
+    """The base's logits [..., time, part] for ids of a model with a part of its vocabulary, among that part's tokens alone."""
+    return base.logits(mapping.cpu()[ids])[..., mapping]
+
+
 def part_of(model: Model, base: Model) -> Tensor | None:
     """`vocabulary_map` where the model's tokens are fewer than the base's and all among them; None in any other case."""
     ours, theirs = model.tokenizer.get_vocab(), base.tokenizer.get_vocab()

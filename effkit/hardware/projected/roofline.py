@@ -25,7 +25,7 @@ from .architecture import Architecture, format_name
 from .catalogue import Accelerator, accelerator
 from .efficiencies import Efficiencies, efficiencies
 from .projection import CORE_RATE, HEAD, HEAD_RATE, prefill_time, shape_of, smooth_maximum, step_parts
-from .serving import Setting, demand, rate_of
+from .serving import Setting, demand, part_rate, rate_of
 
 Phase = Literal["decode", "prefill"]
 How = Literal["measured", "predicted", "projected"]
@@ -245,8 +245,8 @@ def _seconds(
     phase: str, part: str, flops: float, read: float, shape: Architecture, device: Accelerator, setting: Setting, reached: Efficiencies
 ) -> float:
     """The time of a part by itself, at the shares of the peaks that projection.py uses."""
-    whole, bandwidth = rate_of(device, "fp32" if shape.bits("head", setting.format) > 16 else "bf16"), device.bandwidth or 1.0
-    own = rate_of(device, setting.format) if part in ("attention", "mlp", "experts") and shape.bits(part, setting.format) < 16 else whole
+    whole, bandwidth = part_rate(shape, device, "head", setting.format), device.bandwidth or 1.0
+    own = part_rate(shape, device, part, setting.format) if part in ("attention", "mlp", "experts") else whole
     if part == "head":
         return smooth_maximum(read / bandwidth / HEAD, flops / whole / HEAD_RATE)
     if part == "cache":

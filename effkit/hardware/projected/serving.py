@@ -163,6 +163,12 @@ def rate_of(device: Accelerator, format: str) -> float:
     return found
 
 
+def part_rate(shape: Architecture, device: Accelerator, part: str, format: str) -> float:
+    """The rate of a part's products: that of the format where it narrows their weights, of 32 bits where it widens them, else of 16."""
+    bits = shape.bits(part, format)
+    return rate_of(device, format if bits < 16 else "fp32" if bits > 16 else "bf16")
+
+
 def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand:
     """What one step of decoding and one prefill ask of each device. Raises BadInput where a needed figure is unknown."""
     if not device.bandwidth:
@@ -178,14 +184,13 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     # A step of speculative decoding checks about twice as many tokens as there are sequences.
     tokens = batch * (2.0 if setting.accepted > 1 else 1.0)
     held = shape.parameters()
-    wide = shape.bits("head", setting.format)
-    whole = rate_of(device, "fp32" if wide > 16 else "bf16")
+    whole = part_rate(shape, device, "head", setting.format)
 
     def read(part: str, over: float) -> float:
         return held[part] * shape.bits(part, setting.format) / 8 / over / device.bandwidth  # type: ignore[operator]
 
     def rate(part: str) -> float:
-        return rate_of(device, setting.format) if shape.bits(part, setting.format) < 16 else whole
+        return part_rate(shape, device, part, setting.format)
 
     step = shape.decode_flops(1, setting.prompt + setting.new_tokens / 2)
     prefill = shape.prefill_flops(max(setting.prompt, 1))
@@ -196,7 +201,7 @@ def demand(shape: Architecture, device: Accelerator, setting: Setting) -> Demand
     head = held["head"] or (shape.embedding if shape.tied else 0)
     return Demand(
         weights=read("attention", per_group) + read("mlp", share),
-        head=head * wide / 8 / share / device.bandwidth,
+        head=head * shape.bits("head", setting.format) / 8 / share / device.bandwidth,
         experts=shape.touched(tokens) * read("experts", share),
         cache=batch * cached / (groups * min(per_group, shape.kv_heads)) / device.bandwidth,
         weight_flops=tokens * (step["attention"] / rate("attention") + step["mlp"] / rate("mlp")) / share,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-from contextlib import suppress
 
-import psutil
 import pytest
 import torch
 
@@ -30,16 +28,8 @@ def values(found: Exploration) -> list:
     return [(t.number, t.label, t.state, t.reason, t.values, t.record and t.record.fingerprint.weights) for t in found.trials]
 
 
-def spawned() -> set[int]:
-    """The processes that multiprocessing has spawned below this one and that still run, as Dask's workers are."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            found |= {child.pid} if "spawn_main" in " ".join(child.cmdline()) else set()
-    return found
-
-
-def test_a_killed_worker_costs_its_trial_which_is_tried_again(tiny_llama, tmp_path):
+def test_a_killed_worker_costs_its_trial_which_is_tried_again(tiny_llama, tmp_path, children):
+    spawned = lambda: {child.pid for child in children("spawn_main")}  # noqa: E731  (as Dask's workers are)
     killed, said, links, earlier = [], set(), set(), spawned()
     work = ek.explore.work(tiny_llama, SPACE, cluster=2, study=tmp_path, **HOW)
     found = None

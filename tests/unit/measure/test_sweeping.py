@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 
 import psutil
 import pytest
@@ -16,6 +15,7 @@ from effkit.spec.errors import BadInput, OutOfMemory, Unavailable
 from effkit.spec.intervals import Estimate, wilson
 from effkit.spec.serving import Sweep, goodput
 
+MEASURING = "effkit.measure.isolated"  # the process that profiles
 FEW = {"prompt": 16, "new_tokens": 4, "repeats": 4}
 
 
@@ -150,23 +150,14 @@ def test_a_sweep_refuses(tiny_llama, given, message):
         sweep(tiny_llama, **given)
 
 
-def measuring():
-    """The processes that this one started to profile in. A tracker or a pool of an earlier test is not one of them."""
-    found = []
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):  # a zombie has no command line
-            found += [child] if "effkit.measure.isolated" in child.cmdline() else []
-    return found
-
-
-def test_isolated_is_the_same_measurement_in_another_process(tiny_llama, monkeypatch):
+def test_isolated_is_the_same_measurement_in_another_process(tiny_llama, children):
     packed = ek.quantize(tiny_llama, bits=4, group_size=32)
-    children, events = set(), []
+    seen, events = set(), []
     for event in ek.profile.work(packed, tiny_llama, **FEW, warmup=1, isolated=True):
         events.append(event)
-        children |= {child.pid for child in measuring()}
-    assert len(children) == 1
-    assert not psutil.pid_exists(children.pop())
+        seen |= {child.pid for child in children(MEASURING)}
+    assert len(seen) == 1
+    assert not psutil.pid_exists(seen.pop())
     here = list(ek.profile.work(packed, tiny_llama, **FEW, warmup=1))
     assert [(e.done, e.total, e.message) for e in events] == [(e.done, e.total, e.message) for e in here]
     got = ek.profile(packed, tiny_llama, **FEW, warmup=1, isolated=True)
@@ -186,18 +177,18 @@ def test_an_error_comes_back_as_what_it_is(tiny_llama, monkeypatch):
         ek.profile(tiny_llama, prompt=200, new_tokens=1, batch=4_000_000_000, repeats=1, warmup=0, isolated=True)
 
 
-def test_a_process_that_is_killed_says_so(tiny_llama):
+def test_a_process_that_is_killed_says_so(tiny_llama, children):
     work = ek.profile.work(tiny_llama, **FEW, warmup=1, isolated=True)
     next(work)
-    for child in measuring():
+    for child in children(MEASURING):
         os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(Unavailable, match=r"the process that profiled ended before its result\. The system killed it"):
         list(work)
 
 
-def test_cancelling_ends_the_process(tiny_llama):
+def test_cancelling_ends_the_process(tiny_llama, children):
     work = ek.profile.work(tiny_llama, **FEW, warmup=1, isolated=True)
     next(work)
-    [child] = measuring()
+    [child] = children(MEASURING)
     work.close()
     assert not child.is_running()
